@@ -15,6 +15,7 @@ RANK = {
     "precision": 0,
     "filters": 0,
     "forest": 1,
+    "dag": 1,
     "segments": 2,
     "oracle": 3,
     "losses": 3,
