@@ -9,7 +9,7 @@ from gflowdial.shapes import Bool, Float, Int, Tensor
 class StateSpace(Protocol):
     """Batches of states as rows of integers, and which actions lead out of them and into them.
 
-    **One number for an action in both directions**: action a taken in s leads to s', and the same number undoes it in s'.
+    **One number for an action in both directions**: a taken in s leads to s', and the same a undoes it in s'.
     So a state and the action that led into it determine the state before.
     """
 
