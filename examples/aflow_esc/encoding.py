@@ -152,21 +152,24 @@ class DialogueEncoder:
     def decisions(self, dialogue: Dialogue, limit: int | None = None) -> list[int]:
         """The labelled turns of the supporter that answer a seeker, as indices into the turns.
 
-        Those before the seeker's first words are no answers; those whose prefix exceeds ``max_tokens``, or beyond the
-        first ``limit``, are left out.
+        Those before the seeker's first words are no answers; those beyond the first ``limit``, or whose prefix exceeds
+        ``max_tokens``, are left out.
         """
         length = len(self.opening(dialogue.scene)) + len(self.branch)
-        heard = False
-        found: list[int] = []
-        for index, turn in enumerate(dialogue.turns):
-            if length > self.max_tokens or len(found) == limit:
-                break
-            if turn.speaker == "seeker":
-                heard = True
-            elif heard and turn.strategy is not None:
-                found.append(index)
-            length += len(self.turn(turn))
-        return found
+        before = np.cumsum([length, *(len(self.turn(turn)) for turn in dialogue.turns)])
+        return [turn for turn in self._answers(dialogue)[:limit] if before[turn] <= self.max_tokens]
+
+    def too_long(self, dialogue: Dialogue, limit: int | None = None) -> int:
+        """How many of the first ``limit`` labelled answers `decisions` leaves out because their prefix is too long."""
+        return len(self._answers(dialogue)[:limit]) - len(self.decisions(dialogue, limit))
+
+    def dropped_turns(self, dialogue: Dialogue) -> int:
+        """How many of the earliest turns `pack` leaves out of a prefix that exceeds ``max_tokens``."""
+        return len(dialogue.turns) - len(self._kept(dialogue))
+
+    def _answers(self, dialogue: Dialogue) -> list[int]:
+        heard = next((n for n, turn in enumerate(dialogue.turns) if turn.speaker == "seeker"), len(dialogue.turns))
+        return [n for n, turn in enumerate(dialogue.turns) if n > heard and turn.speaker != "seeker" and turn.strategy]
 
     def _kept(self, dialogue: Dialogue) -> tuple[Turn, ...]:
         """The turns that fit: the earliest go first, whole, so that shared prefixes stay shared."""

@@ -50,11 +50,13 @@ def _conversations(run: Run, setting: Setting, report: Report) -> tuple[Rows, st
         (name, seed) for name in row_names(config) for seed in (config.seeds if _varies(name) else config.seeds[:1])
     ]
     outcomes: dict[str, dict[int, list[Outcome]]] = {name: {} for name, _ in cells}
+    dropped: dict[str, int] = dict.fromkeys(outcomes, 0)
     report("policies", 0, len(cells))
     arguments = [(run.folder, seed, name) for name, seed in cells]
-    for done, (index, outcome) in enumerate(run_jobs(outcomes_of, arguments, config.compute), 1):
+    for done, (index, (outcome, turns)) in enumerate(run_jobs(outcomes_of, arguments, config.compute), 1):
         name, seed = cells[index]
         outcomes[name][seed] = outcome
+        dropped[name] += turns
         report(f"{name}, seed {seed}", done, len(cells))
     rows = {
         name: _row([by_seed[seed] for seed in sorted(by_seed)], len(config.seeds)) for name, by_seed in outcomes.items()
@@ -78,6 +80,7 @@ def _conversations(run: Run, setting: Setting, report: Report) -> tuple[Rows, st
         "temperature": temperature,
         "objectives": {method: asdict(objective(method, config.training)) for method in config.training.methods},
         "held_out_scenes": [scene.id for scene in held_out],
+        "dropped_turns": dropped,
         "interval": f"Student's t, 95%, over {interval}",
     }
     return rows, title, caption, facts
@@ -90,18 +93,24 @@ def row_names(config: RunConfig) -> list[str]:
     return ["uniform", "lm_prior", *search, *config.training.methods, *exact]
 
 
-def outcomes_of(folder: Path, seed: int, name: str) -> list[Outcome]:
-    """The outcomes of one row for one seed, scene by scene."""
+def outcomes_of(folder: Path, seed: int, name: str) -> tuple[list[Outcome], int]:
+    """The outcomes of one row for one seed, scene by scene; and how many early turns the policy did not get to read
+    because the prefixes were too long for it."""
     run = Run.open(folder)
     setting = Setting(run.config)
     _, held_out = setting.scenes
     policy = None if name == EXACT else _policy(run, setting, seed, name)
     if setting.is_enumerable and name != "mcts":
         trees = [enumerate_tree(scene, setting.roles, setting.environment.max_turns) for scene in held_out]
-        return [enumerated_outcome([tree], policy, run.config.training.temperature) for tree in trees]
-    assert policy is not None
-    played = play(setting.environment, policy, held_out, run.config.evaluation.episodes, seed)
-    return [sampled_outcome([episodes]) for episodes in played]
+        outcomes = [enumerated_outcome([tree], policy, run.config.training.temperature) for tree in trees]
+        read = [dialogue for tree in trees for dialogue in tree.dialogue]
+    else:
+        assert policy is not None
+        played = play(setting.environment, policy, held_out, run.config.evaluation.episodes, seed)
+        outcomes = [sampled_outcome([episodes]) for episodes in played]
+        read = [episode.dialogue for episodes in played for episode in episodes]
+    reads_tokens = isinstance(policy, LearnedPolicy)
+    return outcomes, sum(map(setting.encoder.dropped_turns, read)) if reads_tokens else 0
 
 
 def _policy(run: Run, setting: Setting, seed: int, name: str) -> DialoguePolicy:

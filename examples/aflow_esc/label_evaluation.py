@@ -59,6 +59,10 @@ def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str
         "decisions": decisions,
         "held_out_dialogues": [dialogue.scene.id for dialogue in dialogues],
         "merge_label": setting.corpus.merge_label,
+        "decisions_too_long": {
+            name: sum(setting.encoder.too_long(dialogue, config.data.max_turns) for dialogue in part)
+            for name, part in zip(("training", "held_out"), setting.dialogues, strict=True)
+        },
         "problems": [str(problem) for problem in setting.corpus.problems],
         "temperature": config.training.temperature,
         "objectives": {method: asdict(objective(method, config.training)) for method in config.training.methods},

@@ -1,7 +1,7 @@
 """Lockstep Monte-Carlo tree search over any batched environment; its trees are training data as they are."""
 
-from gflowdial.search.environment import Environment, Transition
+from gflowdial.search.environment import SearchEnvironment, Transition
 from gflowdial.search.mcts import SearchConfig, search, selection_policy
 from gflowdial.search.search_forest import SearchForest
 
-__all__ = ["Environment", "SearchConfig", "SearchForest", "Transition", "search", "selection_policy"]
+__all__ = ["SearchEnvironment", "SearchConfig", "SearchForest", "Transition", "search", "selection_policy"]

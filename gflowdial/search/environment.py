@@ -26,7 +26,7 @@ class Transition(Generic[State]):
 
 
 @runtime_checkable
-class Environment(Protocol[State]):
+class SearchEnvironment(Protocol[State]):
     """A batched state/action environment. States are values: a step makes new ones.
 
     Every method takes a batch and answers row by row; what it says of a row does not depend on the others.

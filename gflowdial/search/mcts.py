@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from gflowdial.forest import Forest
-from gflowdial.search.environment import Environment, State, Transition
+from gflowdial.search.environment import SearchEnvironment, State, Transition
 from gflowdial.search.search_forest import SearchForest
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ def selection_policy(
 
 
 def search(
-    environment: Environment[State],
+    environment: SearchEnvironment[State],
     roots: Sequence[State],
     seeds: Sequence[int],
     config: SearchConfig | None = None,
@@ -92,7 +92,7 @@ def search(
     depends on its root, its seed and the config alone, whatever else is searched beside it.
 
     Args:
-        environment: what answers; see `Environment`.
+        environment: what answers; see `SearchEnvironment`.
         roots: the states to search from; none has ended.
         seeds: one seed per root, not negative.
         config: how to search; the paper's settings where not given.
@@ -124,7 +124,7 @@ class _Trees(Generic[State]):
     gathered at a missing child is the 0 of that slot.
     """
 
-    def __init__(self, environment: Environment[State], roots: Sequence[State], config: SearchConfig) -> None:
+    def __init__(self, environment: SearchEnvironment[State], roots: Sequence[State], config: SearchConfig) -> None:
         self.environment, self.config = environment, config
         trees, slots, actions = len(roots), config.simulations + 2, environment.num_actions
         self.rows = np.arange(trees)
@@ -255,7 +255,7 @@ def _sample(policy: Floats, uniforms: Floats) -> Ints:
     return actions
 
 
-def _ask_prior(environment: Environment[State], states: list[State]) -> Floats:
+def _ask_prior(environment: SearchEnvironment[State], states: list[State]) -> Floats:
     log_prior = environment.log_prior(states)
     expected = (len(states), environment.num_actions)
     if log_prior.shape != expected:
@@ -265,7 +265,7 @@ def _ask_prior(environment: Environment[State], states: list[State]) -> Floats:
     return log_prior
 
 
-def _take_step(environment: Environment[State], states: list[State], actions: Ints) -> list[Transition[State]]:
+def _take_step(environment: SearchEnvironment[State], states: list[State], actions: Ints) -> list[Transition[State]]:
     transitions = environment.step(states, actions)
     if len(transitions) != len(states):
         raise ValueError(f"the environment answered {len(states)} steps with {len(transitions)} transitions")

@@ -173,3 +173,16 @@ def test_names_that_cannot_be_told_apart_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(DialogueEncoder, "_tokens", lambda _, text: [7, len(text)])
     with pytest.raises(ValueError, match="two strategies of inventory 'esconv' begin with the same token"):
         _ = code.action_tokens
+
+
+def test_what_length_costs_is_counted() -> None:
+    long = dialogue(6)
+    free, tight = encoder(max_tokens=4096), encoder(max_tokens=60)
+    assert free.dropped_turns(long) == free.too_long(long) == 0
+    kept = read_tokens(tight.pack([long]))[0]
+    left = long.turns[tight.dropped_turns(long) :]
+    assert 0 < len(left) < len(long.turns)
+    assert kept == [*tight.opening(SCENE), *(token for turn in left for token in tight.turn(turn)), *tight.branch]
+    assert tight.too_long(long) + len(tight.decisions(long)) == len(free.decisions(long)) == 6
+    assert tight.too_long(long) > 0
+    assert tight.too_long(long, limit=1) == 0

@@ -12,7 +12,7 @@ from examples.aflow_esc.dialogues import Dialogue, Scene
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
 from examples.aflow_esc.roles.protocols import CRITERIA, Roles, SeekerReply, Status
 from examples.aflow_esc.strategies import AFLOW
-from gflowdial.search import Environment, SearchConfig, search
+from gflowdial.search import SearchConfig, SearchEnvironment, search
 
 SCENES = [Scene(f"s{n}", f"situation {n}", "fear", "job", f"opening {n}") for n in range(6)]
 
@@ -55,7 +55,7 @@ def environment(script: Scripted, max_turns: int = 10) -> SupportEnvironment:
 
 
 def test_it_fills_the_search_protocol() -> None:
-    env: Environment[SupportState] = environment(Scripted())
+    env: SearchEnvironment[SupportState] = environment(Scripted())
     assert env.num_actions == 8
 
 
