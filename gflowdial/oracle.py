@@ -1,11 +1,13 @@
-"""What a perfect learner would hold: exact flows on a forest, and what any policy samples."""
+"""What a perfect learner would hold: exact flows on a forest or a small graph, and what any policy samples."""
 
 import torch
 
 from gflowdial import segments
+from gflowdial.dag import Dag
 from gflowdial.forest import Forest
+from gflowdial.precision import precise_dtype
 from gflowdial.segments import Segments
-from gflowdial.shapes import Float, Tensor
+from gflowdial.shapes import Bool, Float, Tensor
 
 
 def exact_flows(
@@ -23,9 +25,7 @@ def exact_flows(
     Raises:
         ValueError: if a reward is NaN or infinite.
     """
-    if not bool(log_reward.isfinite().all()):
-        leaf = int(torch.nonzero(~log_reward.isfinite())[0])
-        raise ValueError(f"log_reward must be finite; log_reward[{leaf}] is {float(log_reward[leaf])}.")
+    _require_finite("log_reward", log_reward)
     at_leaves = log_reward.new_full((forest.num_nodes,), -torch.inf).index_copy(0, forest.leaves, log_reward)
     log_flow = forest.subtree_logsumexp(at_leaves)
     return log_flow, log_flow[forest.edge_child] - log_flow[forest.edge_parent]
@@ -41,3 +41,144 @@ def total_variation(
 ) -> Float[Tensor, " trees"]:
     """``½ Σ |p - q|`` over the leaves of each tree, in [0, 1]."""
     return segments.sum((log_p.exp() - log_q.exp()).abs() / 2, Segments.from_ids(forest.leaf_tree, forest.num_trees))
+
+
+def expected_flows(
+    forest: Forest,
+    log_reward: Float[Tensor, " leaves"],
+    *,
+    chance: Bool[Tensor, " nodes"],
+    log_chance: Float[Tensor, " edges"],
+) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " edges"]]:
+    """The flow of a stochastic environment, where at some nodes chance decides and not the policy.
+
+    ``F(n) = Σ p(c|n)·F(c)`` over the children of a chance node, ``F(n) = Σ F(c)`` at any other, F = R at leaves. The
+    policy that belongs to it takes an action in proportion to the flow it may expect: ``P_F(c|n) = F(c) / F(n)``.
+
+    Args:
+        forest: the trees, where each action of the policy and each outcome of chance is an edge; P_B is 1 on them.
+        log_reward: log R of each leaf, finite.
+        chance: at which nodes chance decides; it does not matter at leaves.
+        log_chance: log p(c|n) of the edges out of chance nodes, finite: leave out what cannot happen. Not read
+            elsewhere.
+
+    Returns:
+        ``(log F per node, log P_F per edge)`` in float64; an edge out of a chance node has ``log_chance``.
+
+    Raises:
+        ValueError: if a shape does not fit, a reward or a chance is not finite, or the chances at a node do not sum
+            to 1.
+
+    Source: Jiralerspong et al., arXiv 2310.02779.
+    """
+    log_reward = _lift("log_reward", log_reward, forest.num_leaves, "leaf")
+    log_chance = _lift("log_chance", log_chance, forest.num_edges, "edge")
+    if chance.shape != (forest.num_nodes,):
+        raise ValueError(f"chance must have one entry per node, shape [{forest.num_nodes}]; got {list(chance.shape)}.")
+    _require_finite("log_reward", log_reward)
+    by_chance = chance[forest.edge_parent]
+    weight = torch.where(by_chance, log_chance, 0.0)
+    _require_finite("log_chance", weight)
+    _require_normalised("log_chance", log_chance[by_chance], "out of", forest.edge_parent[by_chance], forest.num_nodes)
+    # What a leaf adds to F(n) is R times the chances from n to it: those from the root to it over those to n.
+    so_far = forest.root_sum(weight)
+    at_leaves = log_reward.new_full((forest.num_nodes,), -torch.inf)
+    at_leaves = at_leaves.index_copy(0, forest.leaves, log_reward + so_far[forest.leaves])
+    log_flow = forest.subtree_logsumexp(at_leaves) - so_far
+    log_pf = log_flow[forest.edge_child] - log_flow[forest.edge_parent]
+    return log_flow, torch.where(by_chance, log_chance, log_pf)
+
+
+def uniform_backward(dag: Dag) -> Float[Tensor, " edges"]:
+    """log P_B that chooses evenly among the edges into each node, float64."""
+    return -dag.num_parents.to(precise_dtype(dag.device)).log()[dag.target]
+
+
+def dag_flows(
+    dag: Dag, log_pb: Float[Tensor, " edges"], log_reward: Float[Tensor, " terminals"]
+) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " edges"]]:
+    """The one flow that meets every balance condition for a given P_B.
+
+    Reward runs back from the terminals: ``F(s→s') = F(s')·P_B(s|s')``, ``F(s) = Σ F(s→s')`` over the edges out of s,
+    ``P_F(s'|s) = F(s→s') / F(s)``. Differentiable in both.
+
+    Args:
+        dag: the states and the steps between them.
+        log_pb: log P_B of each edge; the edges into a node sum to 1. -inf is an edge that P_B never takes.
+        log_reward: log R of each terminal, finite.
+
+    Returns:
+        ``(log F per node, log P_F per edge)`` in float64; log Z is log F at the root. A node that P_B never leads to
+        has log F = -inf, and so have the edges out of it log P_F.
+
+    Raises:
+        ValueError: if a shape does not fit, a reward is NaN or infinite, or P_B does not sum to 1 at a node.
+
+    Source: Bengio et al., arXiv 2111.09266.
+    """
+    log_pb = _lift("log_pb", log_pb, dag.num_edges, "edge")
+    log_reward = _lift("log_reward", log_reward, len(dag.terminals), "terminal")
+    _require_finite("log_reward", log_reward)
+    _require_normalised("log_pb", log_pb, "into", dag.target, dag.num_nodes)
+    log_flow = log_reward.new_full((dag.num_nodes,), -torch.inf).index_copy(0, dag.terminals, log_reward)
+    for level in dag.levels_up:
+        edge_flow = log_flow[dag.target[level.edges]] + log_pb[level.edges]
+        outflow = segments.logsumexp(edge_flow, Segments.from_ids(level.position, len(level.nodes)))
+        log_flow = log_flow.index_copy(0, level.nodes, outflow)
+    at_source = log_flow[dag.source]
+    dry = at_source == -torch.inf
+    log_pf = log_flow[dag.target] + log_pb - torch.where(dry, 0.0, at_source)
+    return log_flow, torch.where(dry, -torch.inf, log_pf)
+
+
+def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> Float[Tensor, " terminals"]:
+    """Log-probability that the policy, started at the root above a terminal, ends there.
+
+    The sum of ``Π P_F`` over all paths from the root to it. Differentiable.
+
+    Args:
+        dag: the states and the steps between them.
+        log_pf: log P_F of each edge; the edges out of a node sum to 1. -inf is an action that is never taken.
+
+    Returns:
+        One value a terminal, float64; those below one root sum to 1.
+
+    Raises:
+        ValueError: if the shape does not fit, a node lies below two roots, or P_F does not sum to 1 at a node that can
+            be reached.
+    """
+    log_pf = _lift("log_pf", log_pf, dag.num_edges, "edge")
+    log_reach = log_pf.new_full((dag.num_nodes,), -torch.inf).index_fill(0, dag.roots, 0.0)
+    for level in dag.levels_down:
+        step = log_reach[dag.source[level.edges]] + log_pf[level.edges]
+        reached = segments.logsumexp(step, Segments.from_ids(level.position, len(level.nodes)))
+        log_reach = log_reach.index_copy(0, level.nodes, reached)
+    reachable = log_reach[dag.source] > -torch.inf
+    _require_normalised("log_pf", log_pf[reachable], "out of", dag.source[reachable], dag.num_nodes)
+    # Whoever lies below two roots has no one probability: this raises.
+    _ = dag.root_of
+    return log_reach[dag.terminals]
+
+
+def _lift(name: str, values: Tensor, length: int, what: str) -> Tensor:
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have one entry per {what}, shape [{length}]; got {list(values.shape)}.")
+    return values.to(precise_dtype(values.device))
+
+
+def _require_finite(name: str, values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        first = int(torch.nonzero(~values.isfinite())[0])
+        raise ValueError(f"{name} must be finite; {name}[{first}] is {float(values[first])}.")
+
+
+def _require_normalised(name: str, log_p: Tensor, side: str, node: Tensor, num_nodes: int) -> None:
+    """The probabilities of the edges on one side of each node sum to 1; what comes from float32 passes."""
+    total = segments.sum(log_p.detach().exp(), Segments.from_ids(node, num_nodes))[node]
+    wrong = ~((total - 1).abs() < 1e-4)
+    if bool(wrong.any()):
+        first = int(torch.nonzero(wrong)[0])
+        raise ValueError(
+            f"{name} must sum to 1 over the edges {side} a node; exp({name}) sums to {float(total[first]):.6g} over "
+            f"those {side} node {int(node[first])}."
+        )
