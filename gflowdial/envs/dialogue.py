@@ -1,0 +1,84 @@
+"""Dialogues as sequences of strategies, one condition a scene."""
+
+from collections.abc import Callable
+
+import torch
+
+from gflowdial.shapes import Bool, Float, Int, Tensor
+
+OPEN = -1
+
+
+class Dialogue:
+    """Choose a support strategy a turn until the dialogue ends. A tree for every scene, so log P_B = 0.
+
+    A state is the scene's number and the strategies so far, -1 for turns to come: ``[scene, a_1, a_2, -1, -1]``. What
+    the dialogue is worth is a function of states, so nothing is random: a seeker that answers at random needs the
+    losses for stochastic environments.
+
+    Args:
+        num_scenes: scenes, which are the conditions.
+        num_strategies: strategies, which are the actions.
+        max_turns: strategies of the longest dialogue.
+        log_reward: log R of a batch of states, ``[states, width] -> [states]``. Of finished dialogues at least; of
+            unfinished ones also where losses ask for the rewards of single turns (see `turn_log_reward`).
+        ended: which states end before ``max_turns``, ``[states, width] -> [states]``; without it none does.
+        device: where states live.
+    """
+
+    def __init__(
+        self,
+        num_scenes: int,
+        num_strategies: int,
+        max_turns: int,
+        log_reward: Callable[[Tensor], Tensor],
+        *,
+        ended: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if min(num_scenes, num_strategies, max_turns) < 1:
+            raise ValueError(
+                f"needs a scene, a strategy and a turn at least; got {num_scenes}, {num_strategies} and {max_turns}."
+            )
+        self.log_reward = log_reward
+        self._ended = ended
+        self.num_actions = num_strategies
+        self.num_features = num_scenes + max_turns * num_strategies
+        self._scenes = torch.arange(num_scenes, device=device)
+        self._strategies = torch.arange(num_strategies, device=device)
+        self.initial_states = torch.nn.functional.pad(self._scenes[:, None], (0, max_turns), value=OPEN)
+
+    def features(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states features"]:
+        """The scene and each turn's strategy, one-hot; zeros for turns to come."""
+        scene, turns = states[:, :1] == self._scenes, states[:, 1:, None] == self._strategies
+        return torch.cat([scene, turns.flatten(1)], 1).float()
+
+    def forward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
+        open_ = states[:, -1] == OPEN
+        if self._ended is not None:
+            open_ = open_ & ~self._ended(states)
+        return open_[:, None].expand(-1, self.num_actions)
+
+    def backward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
+        last = (states != OPEN).sum(1, keepdim=True) - 1
+        return (states.gather(1, last) == self._strategies) & (last > 0)
+
+    def step(self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]) -> Int[Tensor, "states width"]:
+        return states.scatter(1, (states != OPEN).sum(1, keepdim=True), actions[:, None])
+
+    def step_back(
+        self,
+        states: Int[Tensor, "states width"],
+        actions: Int[Tensor, " states"],  # noqa: ARG002 (what there is to take back, the state says)
+    ) -> Int[Tensor, "states width"]:
+        return states.scatter(1, (states != OPEN).sum(1, keepdim=True) - 1, OPEN)
+
+    def turn_log_reward(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
+        """What the last turn of each state added: ``log_reward`` after it less ``log_reward`` before it.
+
+        Over a whole dialogue it sums to log R less ``log_reward`` of the scene; states without a turn are refused.
+        Forward-looking losses read it at the node that each edge leads to (arXiv 2302.01687).
+        """
+        if bool((states[:, 1] == OPEN).any()):
+            raise ValueError("a state without a turn has no last one; give the states that edges lead to.")
+        return self.log_reward(states) - self.log_reward(self.step_back(states, states[:, 0]))

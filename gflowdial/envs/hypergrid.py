@@ -1,0 +1,72 @@
+"""The hypergrid: walk up the axes of a cube and stop anywhere."""
+
+import torch
+
+from gflowdial.shapes import Bool, Float, Int, Tensor
+
+
+class Hypergrid:
+    """A walker starts at the origin of a grid, goes up one axis a step, and stops where it likes.
+
+    With ``u_i = |x_i / (H - 1) - 1/2|``, ``R(x) = R0 + R1·Π 1(0.25 < u_i) + R2·Π 1(0.3 < u_i < 0.4)``: a thin mode near
+    each corner. A state is the coordinates and a flag that is 1 once stopped; action i goes up axis i, the last one
+    stops. The smaller R0, the harder the modes are to find.
+
+    Args:
+        dimensions: axes, D.
+        side: points on each axis, H, 2 or more.
+        r0: R0, reward everywhere, positive.
+        r1: R1, more of it in the corners.
+        r2: R2, more of it in the modes.
+        device: where states live.
+
+    Source: Bengio et al., arXiv 2106.04399.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        side: int,
+        *,
+        r0: float = 0.1,
+        r1: float = 0.5,
+        r2: float = 2.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if dimensions < 1 or side < 2 or r0 <= 0:
+            raise ValueError(f"needs dimensions ≥ 1, side ≥ 2 and r0 > 0; got {dimensions}, {side} and {r0}.")
+        self.side, self.r0, self.r1, self.r2 = side, r0, r1, r2
+        self.num_actions = dimensions + 1
+        self.num_features = dimensions * side + 1
+        self.stop_action = dimensions
+        self.initial_states = torch.zeros(1, dimensions + 1, dtype=torch.int64, device=device)
+        # Action i counts column i up; the flag is a column of height 1.
+        self._height = torch.tensor([side - 1] * dimensions + [1], device=device)
+        self._is_flag = self._height.new_zeros(dimensions + 1, dtype=torch.bool)
+        self._is_flag[-1] = True
+        self._points = torch.arange(side, device=device)
+
+    def features(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states features"]:
+        """Each coordinate one-hot, and the flag."""
+        one_hot = states[:, :-1, None] == self._points
+        return torch.cat([one_hot.flatten(1), states[:, -1:]], 1).float()
+
+    def forward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
+        return (states < self._height) & (states[:, -1:] == 0)
+
+    def backward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
+        return (states > 0) & (self._is_flag | (states[:, -1:] == 0))
+
+    def step(self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]) -> Int[Tensor, "states width"]:
+        return states.scatter_add(1, actions[:, None], torch.ones_like(states[:, :1]))
+
+    def step_back(
+        self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]
+    ) -> Int[Tensor, "states width"]:
+        return states.scatter_add(1, actions[:, None], -torch.ones_like(states[:, :1]))
+
+    def log_reward(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
+        """log R of any point, stopped or not: what the losses for states that may all end read."""
+        u = (states[:, :-1].double() / (self.side - 1) - 0.5).abs()
+        corner, mode = (u > 0.25).all(1), ((u > 0.3) & (u < 0.4)).all(1)
+        return (self.r0 + self.r1 * corner.double() + self.r2 * mode.double()).log()
