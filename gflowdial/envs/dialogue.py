@@ -20,8 +20,9 @@ class Dialogue:
         num_scenes: scenes, which are the conditions.
         num_strategies: strategies, which are the actions.
         max_turns: strategies of the longest dialogue.
-        log_reward: log R of a batch of states, ``[states, width] -> [states]``. Of finished dialogues at least; of
-            unfinished ones also where losses ask for the rewards of single turns (see `turn_log_reward`).
+        log_reward: log R of a batch of states, ``[states, width] -> [states]``. If it knows unfinished dialogues too,
+            a turn's share in it is its value after the turn less that before: the ``log_turn_reward`` of the
+            forward-looking losses.
         ended: which states end before ``max_turns``, ``[states, width] -> [states]``; without it none does.
         device: where states live.
     """
@@ -54,10 +55,10 @@ class Dialogue:
         return torch.cat([scene, turns.flatten(1)], 1).float()
 
     def forward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
-        open_ = states[:, -1] == OPEN
+        goes_on = states[:, -1] == OPEN
         if self._ended is not None:
-            open_ = open_ & ~self._ended(states)
-        return open_[:, None].expand(-1, self.num_actions)
+            goes_on = goes_on & ~self._ended(states)
+        return goes_on[:, None].expand(-1, self.num_actions)
 
     def backward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
         last = (states != OPEN).sum(1, keepdim=True) - 1
@@ -72,13 +73,3 @@ class Dialogue:
         actions: Int[Tensor, " states"],  # noqa: ARG002 (what there is to take back, the state says)
     ) -> Int[Tensor, "states width"]:
         return states.scatter(1, (states != OPEN).sum(1, keepdim=True) - 1, OPEN)
-
-    def turn_log_reward(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
-        """What the last turn of each state added: ``log_reward`` after it less ``log_reward`` before it.
-
-        Over a whole dialogue it sums to log R less ``log_reward`` of the scene; states without a turn are refused.
-        Forward-looking losses read it at the node that each edge leads to (arXiv 2302.01687).
-        """
-        if bool((states[:, 1] == OPEN).any()):
-            raise ValueError("a state without a turn has no last one; give the states that edges lead to.")
-        return self.log_reward(states) - self.log_reward(self.step_back(states, states[:, 0]))
