@@ -1,0 +1,25 @@
+"""What is learned: P_F, P_B, log F and log Z as tables or networks.
+
+Language models stand in `gflowdial.estimators.language_model`, which needs the extra ``lm``.
+"""
+
+from gflowdial.estimators.flow_estimator import FlowEstimates, FlowEstimator, masked_log_softmax
+from gflowdial.estimators.log_z import NetworkLogZ, TabularLogZ
+from gflowdial.estimators.network import NetworkFlow
+from gflowdial.estimators.state_space import StateSpace
+from gflowdial.estimators.tabular import TabularFlow
+from gflowdial.estimators.trunks import MLPTrunk, TransformerTrunk, Trunk
+
+__all__ = [
+    "FlowEstimates",
+    "FlowEstimator",
+    "MLPTrunk",
+    "NetworkFlow",
+    "NetworkLogZ",
+    "StateSpace",
+    "TabularFlow",
+    "TabularLogZ",
+    "TransformerTrunk",
+    "Trunk",
+    "masked_log_softmax",
+]

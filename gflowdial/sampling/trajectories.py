@@ -7,6 +7,21 @@ from gflowdial.shapes import Float, Int, Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class Terminals:
+    """Terminal states with what is known of them: what trajectories end in, what replay keeps, what data consist of.
+
+    Attributes:
+        states: one a row.
+        log_reward: log R of each.
+        condition: which initial state each belongs to, an index into ``environment.initial_states``.
+    """
+
+    states: Int[Tensor, "trees width"]
+    log_reward: Float[Tensor, " trees"]
+    condition: Int[Tensor, " trees"]
+
+
+@dataclass(frozen=True, eq=False)
 class Trajectories:
     """A batch of trajectories, each from an initial to a terminal state, laid end to end.
 
@@ -23,3 +38,8 @@ class Trajectories:
     actions: Int[Tensor, " edges"]
     log_reward: Float[Tensor, " leaves"]
     condition: Int[Tensor, " trees"]
+
+    @property
+    def terminals(self) -> Terminals:
+        """Where the trajectories end."""
+        return Terminals(self.states[self.forest.leaves], self.log_reward, self.condition)

@@ -1,0 +1,80 @@
+"""A flow estimator that reads features of states: one or several trunks, and a linear head for each answer."""
+
+from torch import nn
+
+from gflowdial.estimators.flow_estimator import (
+    Backward,
+    FlowEstimates,
+    masked_log_softmax,
+    uniform_log_probabilities,
+)
+from gflowdial.estimators.log_z import NetworkLogZ, TabularLogZ
+from gflowdial.estimators.state_space import StateSpace
+from gflowdial.estimators.trunks import Trunk
+from gflowdial.shapes import Float, Int, Tensor
+
+
+class NetworkFlow(nn.Module):
+    """P_F, P_B and log F as linear heads on trunks.
+
+    Args:
+        space: features of states, and which actions are valid where.
+        trunk: what P_F reads, and the others too unless they have trunks of their own.
+        backward: whether P_B is uniform or learned.
+        log_z: log Z; by default a `TabularLogZ` of one condition.
+        backward_trunk: what a learned P_B reads; by default ``trunk``.
+        flow_trunk: what log F reads; by default ``trunk``.
+
+    Raises:
+        ValueError: if there is a ``backward_trunk`` for a uniform P_B.
+    """
+
+    def __init__(
+        self,
+        space: StateSpace,
+        trunk: Trunk,
+        *,
+        backward: Backward = "uniform",
+        log_z: TabularLogZ | NetworkLogZ | None = None,
+        backward_trunk: Trunk | None = None,
+        flow_trunk: Trunk | None = None,
+    ) -> None:
+        super().__init__()
+        if backward == "uniform" and backward_trunk is not None:
+            raise ValueError('a uniform P_B reads nothing: leave backward_trunk out, or choose backward="learned".')
+        self.space = space
+        self.trunk = trunk
+        self.backward_trunk = backward_trunk or trunk
+        self.flow_trunk = flow_trunk or trunk
+        self.forward_head = nn.Linear(trunk.width, space.num_actions)
+        self.backward_head = nn.Linear(self.backward_trunk.width, space.num_actions) if backward == "learned" else None
+        self.flow_head = nn.Linear(self.flow_trunk.width, 1)
+        self.log_z = log_z or TabularLogZ()
+
+    def forward(self, states: Int[Tensor, "states width"]) -> FlowEstimates:
+        """Everything about ``states``; each trunk runs once."""
+        features = self._features(states)
+        read = self.trunk(features)
+        log_pf = masked_log_softmax(self.forward_head(read), self.space.forward_mask(states))
+        if self.backward_head is None:
+            log_pb = uniform_log_probabilities(self.space.backward_mask(states), log_pf.dtype)
+        else:
+            read_backward = read if self.backward_trunk is self.trunk else self.backward_trunk(features)
+            log_pb = masked_log_softmax(self.backward_head(read_backward), self.space.backward_mask(states))
+        read_flow = read if self.flow_trunk is self.trunk else self.flow_trunk(features)
+        return FlowEstimates(log_pf, log_pb, self.flow_head(read_flow).squeeze(1))
+
+    def forward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
+        """log P_F of ``states``."""
+        scores = self.forward_head(self.trunk(self._features(states)))
+        return masked_log_softmax(scores, self.space.forward_mask(states))
+
+    def backward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
+        """log P_B of ``states``."""
+        mask = self.space.backward_mask(states)
+        if self.backward_head is None:
+            return uniform_log_probabilities(mask, self.forward_head.weight.dtype)
+        return masked_log_softmax(self.backward_head(self.backward_trunk(self._features(states))), mask)
+
+    def _features(self, states: Tensor) -> Tensor:
+        return self.space.features(states).to(self.forward_head.weight.dtype)

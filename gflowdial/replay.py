@@ -1,0 +1,181 @@
+"""Terminal states worth seeing again.
+
+Replay keeps terminal states, not trajectories: a path to a kept state is drawn anew with P_B by `sample_backward` each
+time. So a state is kept once however many paths lead to it, all rows have one width, and what is replayed covers the
+paths as the current P_B does. In a tree the path is unique, and nothing is lost.
+"""
+
+from typing import Literal
+
+import torch
+
+from gflowdial import segments
+from gflowdial.sampling.trajectories import Terminals
+from gflowdial.segments import Segments
+from gflowdial.shapes import Float, Int, Tensor
+
+Priority = Literal["uniform", "reward", "recency"]
+
+
+class Replay:
+    """A set of terminal states of bounded size; no state is in it twice.
+
+    ``priority`` decides what is drawn, always with replacement:
+
+    - ``"uniform"``: all alike;
+    - ``"reward"``: in proportion to R, which is the target distribution on what is kept;
+    - ``"recency"``: in proportion to 1/rank, rank 1 being the state added last.
+
+    When there is no room, the state that was added longest ago leaves; under ``"reward"`` the one of least reward (of
+    several the oldest), be it a new one. A state that is added again counts as new and takes its new reward.
+
+    Args:
+        capacity: how many states are kept.
+        priority: what is drawn, and what leaves.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    def __init__(self, capacity: int, *, priority: Priority = "uniform") -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1; got {capacity}.")
+        if priority not in ("uniform", "reward", "recency"):
+            raise ValueError(f"priority must be 'uniform', 'reward' or 'recency'; got {priority!r}.")
+        self.capacity = capacity
+        self.priority = priority
+        self._kept: Terminals | None = None
+        self._added = torch.zeros(0, dtype=torch.int64)
+        self._key: list[bytes] = []
+        self._row: dict[bytes, int] = {}
+        self._clock = 0
+
+    def __len__(self) -> int:
+        return len(self._key)
+
+    @property
+    def terminals(self) -> Terminals:
+        """All that is kept, in no particular order; the next `add` changes it.
+
+        Raises:
+            ValueError: if nothing is.
+        """
+        if self._kept is None:
+            raise ValueError("the replay is empty: add terminal states first.")
+        return self._kept
+
+    def add(self, terminals: Terminals) -> None:
+        """Take in ``terminals`` in their order.
+
+        Raises:
+            ValueError: if a reward is NaN or infinite.
+        """
+        if not bool(terminals.log_reward.isfinite().all()):
+            row = int((~terminals.log_reward.isfinite()).nonzero()[0])
+            raise ValueError(f"log_reward must be finite; log_reward[{row}] is {float(terminals.log_reward[row])}.")
+        newest = {key: row for row, key in enumerate(_keys(terminals.states))}
+        device = terminals.states.device
+        added = torch.arange(self._clock, self._clock + len(terminals.states), device=device)
+        self._clock += len(added)
+        if self._kept is None:
+            self._kept = _rows(terminals, slice(0, 0))
+            self._added = added[:0]
+        again = [key for key in newest if key in self._row]
+        fresh = [key for key in newest if key not in self._row]
+        into = torch.tensor([self._row[key] for key in again], dtype=torch.int64, device=device)
+        out_of = torch.tensor([newest[key] for key in again], dtype=torch.int64, device=device)
+        self._kept.log_reward[into], self._added[into] = terminals.log_reward[out_of], added[out_of]
+        taken = torch.tensor([newest[key] for key in fresh], dtype=torch.int64, device=device)
+        self._kept = _concatenated(self._kept, _rows(terminals, taken))
+        self._added = torch.cat([self._added, added[taken]])
+        self._row.update({key: row for row, key in enumerate(fresh, len(self))})
+        self._key += fresh
+        if len(self) > self.capacity:
+            self._shrink()
+
+    def draw(self, count: int, *, generator: torch.Generator, per_condition: int | None = None) -> Terminals:
+        """``count`` states, drawn with replacement.
+
+        Args:
+            count: how many.
+            generator: the source of randomness, on the states' device.
+            per_condition: draw conditions first, all alike, and this many states of each, one after the other; the
+                priority then holds among the states of a condition. None draws from all states at once.
+
+        Raises:
+            ValueError: if nothing is kept, or ``per_condition`` does not divide ``count``.
+        """
+        kept = self.terminals
+        if per_condition is None:
+            group, groups, repeats = torch.zeros_like(kept.condition), 1, count
+        else:
+            if count % per_condition:
+                raise ValueError(f"per_condition is {per_condition} and does not divide the {count} states asked for.")
+            conditions, group = torch.unique(kept.condition, return_inverse=True)
+            groups, repeats = len(conditions), per_condition
+        device = kept.states.device
+        probability = segments.softmax(self._log_weight(), Segments.from_ids(group, groups))
+        # Each group fills an interval of length 1 with its states' probabilities.
+        order = group.argsort(stable=True)
+        bounds = probability[order].cumsum(0)
+        chosen = torch.randint(groups, (count // repeats,), generator=generator, device=device)
+        chosen = chosen.repeat_interleave(repeats)
+        at = chosen + torch.rand(count, generator=generator, device=device, dtype=bounds.dtype)
+        last = torch.bincount(group, minlength=groups).cumsum(0) - 1
+        first = torch.cat([last.new_zeros(1), last[:-1] + 1])
+        # Rounding may carry a bound across the end of its interval.
+        place = torch.searchsorted(bounds, at, right=True).clamp(first[chosen], last[chosen])
+        return _rows(kept, order[place])
+
+    def _log_weight(self) -> Float[Tensor, " rows"]:
+        if self.priority == "reward":
+            return self.terminals.log_reward.double()
+        if self.priority == "recency":
+            rank = self._added.argsort(descending=True).argsort() + 1
+            return -rank.double().log()
+        return torch.zeros(len(self), dtype=torch.float64, device=self._added.device)
+
+    def _shrink(self) -> None:
+        """Let go of what exceeds the capacity; the last rows move into the gaps."""
+        kept = self.terminals
+        leaving = self._first_to_leave(len(self) - self.capacity).tolist()
+        for row in leaving:
+            del self._row[self._key[row]]
+        gone = set(leaving)
+        holes = [row for row in leaving if row < self.capacity]
+        movers = [row for row in range(self.capacity, len(self)) if row not in gone]
+        for hole, mover in zip(holes, movers, strict=True):
+            self._key[hole] = self._key[mover]
+            self._row[self._key[hole]] = hole
+        del self._key[self.capacity :]
+        for values in (kept.states, kept.log_reward, kept.condition, self._added):
+            values[holes] = values[movers]
+        self._kept = _rows(kept, slice(0, self.capacity))
+        self._added = self._added[: self.capacity]
+
+    def _first_to_leave(self, count: int) -> Int[Tensor, " rows"]:
+        if self.priority != "reward":
+            return self._added.topk(count, largest=False).indices
+        reward = self.terminals.log_reward
+        worst = reward.topk(count, largest=False).values.max()
+        below, level = (reward < worst).nonzero().squeeze(1), (reward == worst).nonzero().squeeze(1)
+        oldest = self._added[level].topk(count - len(below), largest=False).indices
+        return torch.cat([below, level[oldest]])
+
+
+def _keys(states: Int[Tensor, "rows width"]) -> list[bytes]:
+    """Each row as bytes."""
+    rows = states.cpu().contiguous().numpy()
+    return [row.tobytes() for row in rows]
+
+
+def _rows(terminals: Terminals, rows: Tensor | slice) -> Terminals:
+    return Terminals(terminals.states[rows], terminals.log_reward[rows], terminals.condition[rows])
+
+
+def _concatenated(first: Terminals, second: Terminals) -> Terminals:
+    return Terminals(
+        torch.cat([first.states, second.states]),
+        torch.cat([first.log_reward, second.log_reward]),
+        torch.cat([first.condition, second.condition]),
+    )

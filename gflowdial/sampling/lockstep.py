@@ -1,0 +1,198 @@
+"""Sampling a batch of trajectories step by step, all at once: forward from initial states, backward from terminal ones.
+
+A trajectory that has ended leaves the batch, so that nothing is computed for it; what was visited is laid end to end
+once, at the end.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gflowdial.envs.environment import Environment
+from gflowdial.forest import Forest
+from gflowdial.sampling.trajectories import Trajectories
+from gflowdial.shapes import Bool, Float, Int, Tensor
+
+Policy = Callable[[Tensor], Tensor]
+"""Log-probabilities of actions, ``[states, width] -> [states, actions]``, -inf at invalid ones: an estimator's
+``forward_policy`` or ``backward_policy``, or any function."""
+
+
+@torch.no_grad()
+def sample_forward(
+    environment: Environment,
+    policy: Policy,
+    condition: Int[Tensor, " trees"],
+    *,
+    generator: torch.Generator,
+    epsilon: float = 0.0,
+    temperature: float = 1.0,
+) -> Trajectories:
+    """Trajectories from initial states, each action drawn from ``policy``, perhaps flattened for exploration.
+
+    The action is drawn from ``(1 - ε) · softmax(log P / T) + ε · uniform`` over the valid ones. Log-probabilities are
+    not kept: `evaluate` computes them with gradients for trajectories from anywhere.
+
+    Args:
+        environment: where to act.
+        policy: log-probabilities of actions; see `Policy`.
+        condition: which of ``environment.initial_states`` each trajectory starts from, one entry a trajectory.
+        generator: the source of randomness, on the states' device.
+        epsilon: ε in [0, 1]; at 1 all valid actions are alike.
+        temperature: T > 0; above 1 flattens the policy.
+
+    Raises:
+        ValueError: if an option is out of range, or the policy chooses an invalid action.
+    """
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"epsilon must lie in [0, 1]; got {epsilon}.")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0; got {temperature}.")
+
+    def explore(log_p: Tensor, mask: Tensor) -> Tensor:
+        probability = log_p.exp() if temperature == 1 else (log_p / temperature).softmax(1)
+        return probability if epsilon == 0 else (1 - epsilon) * probability + epsilon * mask / mask.sum(1, keepdim=True)
+
+    start = environment.initial_states[condition]
+    walk = _walk(start, environment.forward_mask, environment.step, policy, explore, generator)
+    forest, first = _chains(walk.lengths)
+    node = first[walk.visitor] + walk.time
+    edge = (first - torch.arange(len(first), device=first.device))[walk.actor] + walk.action_time
+    states = torch.empty_like(walk.states).index_copy_(0, node, walk.states)
+    actions = torch.empty_like(walk.actions).index_copy_(0, edge, walk.actions)
+    return Trajectories(forest, states, actions, environment.log_reward(states[first + walk.lengths]), condition)
+
+
+@torch.no_grad()
+def sample_backward(
+    environment: Environment,
+    policy: Policy,
+    states: Int[Tensor, "trees width"],
+    *,
+    generator: torch.Generator,
+    log_reward: Float[Tensor, " trees"] | None = None,
+) -> Trajectories:
+    """Trajectories that end in given terminal states, drawn backward from ``policy`` (P_B) to an initial state.
+
+    Args:
+        environment: where to act.
+        policy: log P_B; see `Policy`.
+        states: the terminal states, one a trajectory.
+        generator: the source of randomness, on the states' device.
+        log_reward: log R of ``states`` where it is known; else the environment is asked.
+
+    Raises:
+        ValueError: if a state is not terminal, the policy chooses an invalid action, or a trajectory leads back to a
+            state that is not among ``environment.initial_states``.
+    """
+    unfinished = environment.forward_mask(states).any(1)
+    if bool(unfinished.any()):
+        row = int(unfinished.nonzero()[0])
+        raise ValueError(f"states[{row}] is not terminal: {states[row].tolist()}.")
+    walk = _walk(
+        states, environment.backward_mask, environment.step_back, policy, lambda log_p, _: log_p.exp(), generator
+    )
+    forest, first = _chains(walk.lengths)
+    last = first + walk.lengths
+    node = last[walk.visitor] - walk.time
+    edge = (last - 1 - torch.arange(len(last), device=last.device))[walk.actor] - walk.action_time
+    flat = torch.empty_like(walk.states).index_copy_(0, node, walk.states)
+    actions = torch.empty_like(walk.actions).index_copy_(0, edge, walk.actions)
+    if log_reward is None:
+        log_reward = environment.log_reward(states)
+    return Trajectories(forest, flat, actions, log_reward, _condition(environment, flat[first]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """What was visited, in the order of time: at step t the states of all rows that still walked."""
+
+    states: Int[Tensor, "nodes width"]
+    visitor: Int[Tensor, " nodes"]
+    time: Int[Tensor, " nodes"]
+    actions: Int[Tensor, " edges"]
+    actor: Int[Tensor, " edges"]
+    action_time: Int[Tensor, " edges"]
+    lengths: Int[Tensor, " trees"]
+
+
+def _walk(
+    states: Tensor,
+    valid: Callable[[Tensor], Tensor],
+    step: Callable[[Tensor, Tensor], Tensor],
+    policy: Policy,
+    explore: Callable[[Tensor, Tensor], Tensor],
+    generator: torch.Generator,
+) -> _Walk:
+    """Step every row until it has no valid action."""
+    trees = len(states)
+    row = torch.arange(trees, device=states.device)
+    visited, visitors, actions, actors = [states], [row], [], []
+    while True:
+        mask = valid(states)
+        going = mask.any(1).nonzero().squeeze(1)
+        if len(going) == 0:
+            break
+        if len(going) < len(row):
+            row, states, mask = row[going], states[going], mask[going]
+        action = _draw(explore(policy(states), mask), mask, states, generator)
+        states = step(states, action)
+        actions.append(action)
+        actors.append(row)
+        visited.append(states)
+        visitors.append(row)
+    actor = torch.cat([row[:0], *actors])
+    return _Walk(
+        states=torch.cat(visited),
+        visitor=torch.cat(visitors),
+        time=_step_of_each(visitors, states.device),
+        actions=torch.cat([row[:0], *actions]),
+        actor=actor,
+        action_time=_step_of_each(actors, states.device),
+        lengths=torch.bincount(actor, minlength=trees),
+    )
+
+
+def _draw(
+    probability: Float[Tensor, "states actions"],
+    mask: Bool[Tensor, "states actions"],
+    states: Tensor,
+    generator: torch.Generator,
+) -> Int[Tensor, " states"]:
+    """One action a row, in proportion to ``probability``: the first to ring of exponential clocks of these rates."""
+    speed, action = (probability / torch.empty_like(probability).exponential_(generator=generator)).max(1)
+    drawn = (speed > 0) & mask.gather(1, action.unsqueeze(1)).squeeze(1)
+    if not bool(drawn.all()):
+        at = int((~drawn).nonzero()[0])
+        raise ValueError(
+            f"the policy chooses no valid action in state {states[at].tolist()}: it must give log-probabilities, not "
+            f"NaN, and -inf at invalid actions; its probabilities are {probability[at].tolist()}, "
+            f"valid is {mask[at].tolist()}."
+        )
+    return action
+
+
+def _step_of_each(rows: list[Tensor], device: torch.device) -> Int[Tensor, " items"]:
+    """The step at which each of the concatenated ``rows`` walked."""
+    sizes = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device)
+    return torch.arange(len(rows), device=device).repeat_interleave(sizes)
+
+
+def _chains(lengths: Tensor) -> tuple[Forest, Int[Tensor, " trees"]]:
+    """`Forest.from_lengths` without its checks, and the first node of each chain."""
+    after = (lengths + 1).cumsum(0)
+    first = after - lengths - 1
+    parent = torch.arange(-1, int(after[-1]) - 1, device=lengths.device)
+    parent[first] = -1
+    return Forest(parent), first
+
+
+def _condition(environment: Environment, roots: Tensor) -> Int[Tensor, " trees"]:
+    """Which initial state each root is."""
+    same = (roots[:, None] == environment.initial_states).all(2)
+    known, condition = same.max(1)
+    if not bool(known.all()):
+        row = int((~known).nonzero()[0])
+        raise ValueError(f"no action leads back from {roots[row].tolist()}, yet it is no initial state.")
+    return condition
