@@ -1,0 +1,21 @@
+"""Which outcomes are measured together."""
+
+import torch
+
+from gflowdial.segments import Segments
+from gflowdial.shapes import Float, Tensor
+
+
+def grouped(values: Float[Tensor, " items"], groups: Segments | None) -> Segments:
+    """``groups``, or one group of everything where there is none.
+
+    Raises:
+        ValueError: if ``groups`` has another number of items, or a group without any.
+    """
+    if groups is None:
+        groups = Segments.from_ids(torch.zeros(len(values), dtype=torch.int64, device=values.device), 1)
+    if len(groups.ids) != len(values):
+        raise ValueError(f"groups must say of each of {len(values)} items where it belongs; got {len(groups.ids)}.")
+    if bool((groups.sizes == 0).any()):
+        raise ValueError(f"group {int(torch.nonzero(groups.sizes == 0)[0])} is empty: there is nothing to measure.")
+    return groups
