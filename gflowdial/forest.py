@@ -1,15 +1,17 @@
 """The forest: one index structure for batches of trajectories (chains) and for search results (trees)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from gflowdial import filters
 from gflowdial.precision import precise_dtype
 from gflowdial.shapes import Bool, Float, Int, Tensor
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +124,57 @@ class Forest:
                 "from_jagged takes a nested tensor of layout torch.jagged; see torch.nested.nested_tensor."
             )
         return Forest.from_offsets(values.offsets()), values.values()  # type: ignore[attr-defined]
+
+    @staticmethod
+    def concatenate(forests: "Sequence[Forest]") -> "Forest":
+        """All trees of ``forests`` in one, one forest after the other.
+
+        Every order is kept: values beside the forests, of nodes, edges, leaves or trees, join by ``torch.cat``.
+
+        Raises:
+            ValueError: if there is no forest.
+        """
+        if not forests:
+            raise ValueError("concatenate needs at least one forest.")
+        starts = torch.tensor([0, *(forest.num_nodes for forest in forests[:-1])]).cumsum(0).tolist()
+        moved = [forest.parent + start for forest, start in zip(forests, starts, strict=True)]
+        return Forest(torch.cat([p.where(f.parent >= 0, -1) for p, f in zip(moved, forests, strict=True)]))
+
+    def split(self) -> "tuple[Part, ...]":
+        """Each tree as a forest of its own, in the order of `roots`, with where its values are in this one."""
+        position = torch.empty_like(self.parent)
+
+        def by_tree(tree: Tensor) -> tuple[Tensor, ...]:
+            sizes = torch.bincount(tree, minlength=self.num_trees).tolist()
+            return cast(tuple[Tensor, ...], torch.split(torch.argsort(tree, stable=True), sizes))  # type: ignore[no-untyped-call]
+
+        parts = []
+        for nodes, edges, leaves in zip(
+            by_tree(self.tree), by_tree(self.edge_tree), by_tree(self.leaf_tree), strict=True
+        ):
+            position[nodes] = torch.arange(len(nodes), device=self.device)
+            above = self.parent[nodes]
+            parts.append(Part(Forest(above.where(above < 0, position[above])), nodes, edges, leaves))
+        return tuple(parts)
+
+    def prepare(self, *decays: float) -> "Forest":
+        """Derive now what is otherwise derived on first use, and return the forest itself.
+
+        Code under ``torch.compile(fullgraph=True)`` cannot derive it, since the sizes depend on the data: prepare a
+        forest before it goes into compiled code. `sibling_pairs`, which may be many, is left out: read it once for a
+        loss that needs it.
+
+        Args:
+            decays: of the filters and of the losses that will be called; 1 is prepared in any case.
+
+        Raises:
+            ValueError: if a decay is outside (0, 1].
+        """
+        _ = self.leaves_below, self.edge_tree, self.leaf_tree, self.depth, self.num_pairs, self._ancestors, self.memo
+        nothing = torch.zeros(self.num_nodes, dtype=precise_dtype(self.device), device=self.device)
+        for decay in (1.0, *decays):
+            self.ancestor_filter(nothing, decay)
+        return self
 
     def to_jagged(self, values: Tensor) -> Tensor:
         """Flat values ``[nodes, ...]`` or ``[edges, ...]`` as a nested tensor of layout ``torch.jagged``, a tree a row.
@@ -261,9 +314,46 @@ class Forest:
         return torch.stack([first[different], second[different]])
 
     @cached_property
+    def num_pairs(self) -> int:
+        """Pairs of a node and a proper ancestor of it."""
+        return int(self.pair_bounds[-1])
+
+    @cached_property
+    def pair_bounds(self) -> Int[Tensor, " nodes"]:
+        """Where each node's pairs end when the pairs of a node and a proper ancestor are numbered node by node."""
+        return self.depth.cumsum(0)
+
+    @cached_property
+    def _ancestors(self) -> Int[Tensor, "rounds nodes"]:
+        """The ancestor 2^k steps up of each node deep enough, in row k; chains need none."""
+        rounds = () if self.is_chains else self._tree_jumps.tables
+        table = self.parent.new_zeros(len(rounds), self.num_nodes)
+        for row, (nodes, ancestors) in zip(table, rounds, strict=True):
+            row[nodes] = ancestors
+        return table
+
+    def ancestor(self, nodes: Int[Tensor, " queries"], steps: Int[Tensor, " queries"]) -> Int[Tensor, " queries"]:
+        """The node ``steps`` above each of ``nodes``; ``steps`` is at most the node's depth, which is not checked."""
+        if self.is_chains:
+            return nodes - steps
+        for k, ancestors in enumerate(self._ancestors):
+            nodes = torch.where((steps >> k) & 1 == 1, ancestors[nodes], nodes)
+        return nodes
+
+    @cached_property
     def memo(self) -> dict[Any, Any]:
-        """What a loss derives from the forest alone and keeps with it; hold tensors here, never the forest."""
+        """What was `kept` with the forest."""
         return {}
+
+    def kept(self, key: Any, derive: Callable[[], Kept]) -> Kept:
+        """``derive()``, remembered under ``key``: for what follows from the forest alone. Let it hold no forest."""
+        if key in self.memo:
+            return cast(Kept, self.memo[key])
+        value = derive()
+        # Compiled code keeps nothing: its tensors may be rewritten by the next call.
+        if not torch.compiler.is_compiling():
+            self.memo[key] = value
+        return value
 
     def edges_to_nodes(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " nodes"]:
         """Each edge's value at the node it leads to, 0 at roots."""
@@ -316,6 +406,23 @@ class Forest:
     @cached_property
     def _tree_jumps(self) -> filters.TreeJumps:
         return filters.TreeJumps.of(self.parent)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One tree taken out of a forest; ``values[part.nodes]`` are its values of the forest's ``values [nodes]``.
+
+    Attributes:
+        forest: the tree.
+        nodes: its nodes in the whole, ascending.
+        edges: its edges in the whole, ascending.
+        leaves: its leaves in the whole, ascending.
+    """
+
+    forest: Forest
+    nodes: Int[Tensor, " nodes"]
+    edges: Int[Tensor, " edges"]
+    leaves: Int[Tensor, " leaves"]
 
 
 def _checked_decay(decay: float) -> float:

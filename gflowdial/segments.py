@@ -6,7 +6,6 @@ two reductions, sum and max; all else is built on them, so both give the same va
 
 import importlib
 from dataclasses import dataclass
-from functools import cached_property
 from types import ModuleType
 from typing import Literal, cast
 
@@ -48,10 +47,10 @@ class Segments:
         ids = torch.arange(len(offsets) - 1, device=offsets.device).repeat_interleave(offsets.diff())
         return Segments(ids, len(offsets) - 1, offsets)
 
-    @cached_property
+    @property
     def sizes(self) -> Int[Tensor, " segments"]:
         """Items per segment."""
-        return torch.bincount(self.ids, minlength=self.count)
+        return self.ids.new_zeros(self.count).index_add(0, self.ids, torch.ones_like(self.ids))
 
 
 def sum(values: Float[Tensor, " items"], segments: Segments, backend: Backend = "torch") -> Float[Tensor, " segments"]:

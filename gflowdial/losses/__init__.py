@@ -1,14 +1,48 @@
-"""GFlowNet losses: pure functions ``(log_flow or log_z, log_pf, log_pb, log_reward, forest, *, options)``."""
+"""GFlowNet losses: pure functions ``(log_flow or log_z, log_pf, log_pb, log_reward, forest, *, options)``.
+
+All logarithms are natural. Every loss checks shapes, computes in float64 and returns the dtype that came in, so that
+bfloat16 and autocast are safe; every one can be differentiated twice. Under ``torch.compile(fullgraph=True)`` they run on a
+forest that was prepared (see `Forest.prepare`). `require_finite` makes any of them name what is not finite.
+"""
 
 from gflowdial.losses.afpo import afpo, ranking_hinge, reference_kl
 from gflowdial.losses.balance import detailed_balance, trajectory_balance
+from gflowdial.losses.flow_matching import flow_matching
+from gflowdial.losses.forward_looking import forward_looking_detailed_balance, forward_looking_subtrajectory_balance
+from gflowdial.losses.inputs import require_finite
+from gflowdial.losses.likelihood import maximum_likelihood
+from gflowdial.losses.modified import modified_detailed_balance, modified_subtrajectory_balance
+from gflowdial.losses.penalties import huber, linex, log_cosh, squared
+from gflowdial.losses.relative import relative_subtrajectory_balance, relative_trajectory_balance
+from gflowdial.losses.reweighted import clipped_trajectory_balance, length_normalised_trajectory_balance
+from gflowdial.losses.stochastic import dynamics_likelihood, expected_detailed_balance, stochastic_detailed_balance
 from gflowdial.losses.subtrajectory import subtrajectory_balance
+from gflowdial.losses.variance import log_partition_variance
 
 __all__ = [
     "afpo",
+    "clipped_trajectory_balance",
     "detailed_balance",
+    "dynamics_likelihood",
+    "expected_detailed_balance",
+    "flow_matching",
+    "forward_looking_detailed_balance",
+    "forward_looking_subtrajectory_balance",
+    "huber",
+    "length_normalised_trajectory_balance",
+    "linex",
+    "log_cosh",
+    "log_partition_variance",
+    "maximum_likelihood",
+    "modified_detailed_balance",
+    "modified_subtrajectory_balance",
     "ranking_hinge",
     "reference_kl",
+    "relative_subtrajectory_balance",
+    "relative_trajectory_balance",
+    "require_finite",
+    "squared",
+    "stochastic_detailed_balance",
     "subtrajectory_balance",
     "trajectory_balance",
 ]

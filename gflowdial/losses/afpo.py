@@ -1,12 +1,13 @@
 """Affective Flow Policy Optimisation: AFlow's objective in three readings, and its two extra terms."""
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
 from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio
+from gflowdial.losses.reduction import weighted_tree_mean
 from gflowdial.losses.subtrajectory import PairMeasure, PairWeight, node_weight, pair_energy, pair_measure
 from gflowdial.precision import precise_dtype
 from gflowdial.segments import Segments
@@ -72,7 +73,7 @@ def afpo(
         residual = edge_residual(anchored_flow(log_flow, log_reward, forest), ratio, forest)
         per_tree = pair_energy(residual, forest, pair_measure(forest, decay, pair_weight))
     else:
-        residual = edge_residual(lift("log_flow", log_flow, forest.num_nodes, "node"), ratio, forest)
+        residual = edge_residual(lift("log_flow", log_flow, forest, "node"), ratio, forest)
         if variant == "released":
             per_tree = _one_step_too_far(residual, ratio, forest, decay, pair_weight)
         elif variant != "paper":
@@ -139,33 +140,32 @@ def ranking_hinge(
 
     Source: arXiv 2602.08826.
     """
-    value = lift("log_value", log_value, forest.num_edges, "edge")
-    searched = lift("search_value", search_value, forest.num_edges, "edge")
+    value = lift("log_value", log_value, forest, "edge")
+    searched = lift("search_value", search_value, forest, "edge")
     better, worse = forest.sibling_pairs
-    ordered = searched[better] > searched[worse]
-    better, worse = better[ordered], worse[ordered]
+    ordered = (searched[better] > searched[worse]).to(value.dtype)
     hinge = torch.relu(margin - (value[better] - value[worse]))
-    per_tree = segments.mean(hinge, Segments.from_ids(forest.edge_tree[better], forest.num_trees))
-    return (weight * per_tree.mean()).to(log_value.dtype)
+    return (weight * weighted_tree_mean(hinge, ordered, forest.edge_tree[better], forest)).to(log_value.dtype)
 
 
 def _edge_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> PairMeasure:
-    key = ("edge_measure", decay, pair_weight)
-    if key not in forest.memo:
+    def derive() -> PairMeasure:
         sink = node_weight(forest, pair_weight)
         # Nothing leads to a root, so it has no edge flow and starts no pair.
-        forest.memo[key] = PairMeasure.of(forest, decay, (forest.parent >= 0).to(sink.dtype), sink)
-    return cast(PairMeasure, forest.memo[key])
+        return PairMeasure.of(forest, decay, (forest.parent >= 0).to(sink.dtype), sink)
+
+    return forest.kept(("edge_measure", decay, pair_weight), derive)
 
 
 def _state_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> tuple[PairMeasure, Tensor]:
     """Pairs of states that act, counted once per action of the lower one; and the weight of each action."""
-    key = ("state_measure", decay, pair_weight)
-    if key not in forest.memo:
+
+    def derive() -> tuple[PairMeasure, Tensor]:
         action = node_weight(forest, pair_weight)[forest.edge_child]
         sink = action.new_zeros(forest.num_nodes).index_add(0, forest.edge_parent, action)
-        forest.memo[key] = PairMeasure.of(forest, decay, torch.ones_like(sink), sink), action
-    return cast(tuple[PairMeasure, Tensor], forest.memo[key])
+        return PairMeasure.of(forest, decay, torch.ones_like(sink), sink), action
+
+    return forest.kept(("state_measure", decay, pair_weight), derive)
 
 
 def _one_step_too_far(

@@ -1,9 +1,9 @@
 """Trajectory balance and detailed balance."""
 
-from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio
-from gflowdial.segments import Segments
+from gflowdial.losses.inputs import anchored_flow, edge_residual, leaf_residual, log_ratio
+from gflowdial.losses.penalties import Penalty, squared
+from gflowdial.losses.reduction import tree_mean
 from gflowdial.shapes import Float, Tensor
 
 
@@ -13,11 +13,13 @@ def trajectory_balance(
     log_pb: Float[Tensor, " edges"] | None,
     log_reward: Float[Tensor, " leaves"],
     forest: Forest,
+    *,
+    penalty: Penalty = squared,
 ) -> Float[Tensor, ""]:
-    """Squared mismatch of flow and reward over whole trajectories.
+    """Mismatch of flow and reward over whole trajectories.
 
-    ``(log Z + Σ over root→leaf of (log P_F - log P_B) - log R)²``, averaged over the leaves of each tree, then over
-    trees. A single-node tree has the one pair (root, root): ``(log Z - log R)²``.
+    ``(log R - log Z - Σ over root→leaf of (log P_F - log P_B))²``, averaged over the leaves of each tree, then over
+    trees. A single-node tree has the one pair (root, root): ``(log R - log Z)²``.
 
     Args:
         log_z: log-partition, one for all trees or one per tree, in nats like all logarithms here.
@@ -25,6 +27,7 @@ def trajectory_balance(
         log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
         log_reward: log R of each leaf.
         forest: which state follows which.
+        penalty: what a residual costs; see `losses.penalties`.
 
     Returns:
         The loss, computed in float64 and returned in the dtype of ``log_pf``.
@@ -34,12 +37,9 @@ def trajectory_balance(
 
     Source: Malkin et al., arXiv 2201.13259; a log Z per condition: Zhang et al., arXiv 2302.05446.
     """
-    log_z = lift("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest.num_trees, "tree")
     reached = forest.root_sum(log_ratio(log_pf, log_pb, forest))[forest.leaves]
-    reward = lift("log_reward", log_reward, forest.num_leaves, "leaf")
-    residual = log_z[forest.leaf_tree] + reached - reward
-    per_tree = segments.mean(residual.square(), Segments.from_ids(forest.leaf_tree, forest.num_trees))
-    return per_tree.mean().to(log_pf.dtype)
+    residual = leaf_residual(log_z, reached, log_reward, forest)
+    return tree_mean(penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
 
 
 def detailed_balance(
@@ -48,10 +48,12 @@ def detailed_balance(
     log_pb: Float[Tensor, " edges"] | None,
     log_reward: Float[Tensor, " leaves"],
     forest: Forest,
+    *,
+    penalty: Penalty = squared,
 ) -> Float[Tensor, ""]:
-    """Squared mismatch of flow over single steps.
+    """Mismatch of flow over single steps.
 
-    ``(log F(s) + log P_F(s'|s) - log F(s') - log P_B(s|s'))²`` with log F := log R at leaves, averaged over the edges
+    ``(log F(s') + log P_B(s|s') - log F(s) - log P_F(s'|s))²`` with log F := log R at leaves, averaged over the edges
     of each tree, then over trees; a tree without edges counts 0.
 
     Args:
@@ -60,6 +62,7 @@ def detailed_balance(
         log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
         log_reward: log R of each leaf.
         forest: which state follows which.
+        penalty: what a residual costs; see `losses.penalties`.
 
     Returns:
         The loss, computed in float64 and returned in the dtype of ``log_flow``.
@@ -71,5 +74,4 @@ def detailed_balance(
     """
     flow = anchored_flow(log_flow, log_reward, forest)
     residual = edge_residual(flow, log_ratio(log_pf, log_pb, forest), forest)
-    per_tree = segments.mean(residual.square(), Segments.from_ids(forest.edge_tree, forest.num_trees))
-    return per_tree.mean().to(log_flow.dtype)
+    return tree_mean(penalty(residual), forest.edge_tree, forest).to(log_flow.dtype)

@@ -1,11 +1,55 @@
-"""What every loss does first: check shapes, lift the precision, put the rewards at the leaves."""
+"""What every loss does first: check what comes in, lift the precision, put the rewards at the leaves."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+import torch
 
 from gflowdial.forest import Forest
 from gflowdial.precision import precise_dtype
 from gflowdial.shapes import Float, Tensor
 
+Place = Literal["node", "edge", "leaf", "tree"]
+_finite_required = ContextVar("finite_required", default=False)
 
-def lift(name: str, values: Tensor, length: int, what: str) -> Tensor:
+
+@contextmanager
+def require_finite() -> Iterator[None]:
+    """Losses computed inside raise a ValueError on NaN and infinite input that names the tree and the node::
+
+        with losses.require_finite():
+            loss = losses.detailed_balance(log_flow, log_pf, log_pb, log_reward, forest)
+
+    Each input is looked at, which makes a GPU wait; code under ``torch.compile`` does not look.
+    """
+    before = _finite_required.set(True)
+    try:
+        yield
+    finally:
+        _finite_required.reset(before)
+
+
+def lift(name: str, values: Tensor, forest: Forest, place: Place) -> Tensor:
+    """``values``, one per node, edge, leaf or tree, in `precise_dtype`.
+
+    Raises:
+        ValueError: if ``values`` has another shape or is not floating point, or under `require_finite` not finite.
+    """
+    length = {
+        "node": forest.num_nodes,
+        "edge": forest.num_edges,
+        "leaf": forest.num_leaves,
+        "tree": forest.num_trees,
+    }[place]
+    values = lift_vector(name, values, length, place)
+    if not torch.compiler.is_compiling() and _finite_required.get() and not bool(values.isfinite().all()):
+        raise ValueError(_not_finite(name, values.detach(), forest, place))
+    return values
+
+
+def lift_vector(name: str, values: Tensor, length: int, what: str) -> Tensor:
     """``values`` in `precise_dtype`.
 
     Raises:
@@ -20,16 +64,31 @@ def lift(name: str, values: Tensor, length: int, what: str) -> Tensor:
 
 def log_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[Tensor, " edges"]:
     """``log P_F - log P_B`` per edge, lifted; no ``log_pb`` means a tree, where log P_B = 0."""
-    ratio = lift("log_pf", log_pf, forest.num_edges, "edge")
-    return ratio if log_pb is None else ratio - lift("log_pb", log_pb, forest.num_edges, "edge")
+    ratio = lift("log_pf", log_pf, forest, "edge")
+    return ratio if log_pb is None else ratio - lift("log_pb", log_pb, forest, "edge")
 
 
 def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:
     """``log_flow``, lifted, with its leaf entries replaced by ``log_reward``."""
-    flow = lift("log_flow", log_flow, forest.num_nodes, "node")
-    return flow.index_copy(0, forest.leaves, lift("log_reward", log_reward, forest.num_leaves, "leaf"))
+    flow = lift("log_flow", log_flow, forest, "node")
+    return flow.index_copy(0, forest.leaves, lift("log_reward", log_reward, forest, "leaf"))
 
 
 def edge_residual(log_flow: Tensor, log_ratio: Tensor, forest: Forest) -> Float[Tensor, " edges"]:
     """The one-step residual ``δ = log F(child) - log F(parent) - (log P_F - log P_B)`` of each edge."""
     return log_flow[forest.edge_child] - log_flow[forest.edge_parent] - log_ratio
+
+
+def leaf_residual(log_z: Tensor, reached: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " leaves"]:
+    """``log R - log Z - reached`` of each leaf, with one log Z for all trees or one per tree."""
+    log_z = lift("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest, "tree")
+    return lift("log_reward", log_reward, forest, "leaf") - log_z[forest.leaf_tree] - reached
+
+
+def _not_finite(name: str, values: Tensor, forest: Forest, place: Place) -> str:
+    index = int(torch.nonzero(~values.isfinite())[0])
+    node = index
+    if place != "node":
+        node = int({"edge": forest.edge_child, "leaf": forest.leaves, "tree": forest.roots}[place][index])
+    where = {"node": "node", "edge": "the edge into node", "leaf": "the leaf, node", "tree": "its root is node"}[place]
+    return f"{name}[{index}] is {float(values[index])}: tree {int(forest.tree[node])}, {where} {node}."

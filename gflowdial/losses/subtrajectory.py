@@ -8,6 +8,8 @@ import torch
 from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import anchored_flow, edge_residual, log_ratio
+from gflowdial.losses.pairs import listed_pairs_sum
+from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.precision import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
@@ -24,10 +26,11 @@ def subtrajectory_balance(
     *,
     decay: float = 0.9,
     pair_weight: PairWeight = "unique",
+    penalty: Penalty = squared,
 ) -> Float[Tensor, ""]:
-    """SubTB(λ): squared mismatch of flow over all subtrajectories, exact, in O(nodes).
+    """SubTB(λ): mismatch of flow over all subtrajectories, exact; in O(nodes) if the penalty is the square.
 
-    ``(log F(m) + Σ over m→n of (log P_F - log P_B) - log F(n))²`` for every ancestor m of every node n, with
+    ``(log F(n) - Σ over m→n of (log P_F - log P_B) - log F(m))²`` for every ancestor m of every node n, with
     log F := log R at leaves; averaged within each tree with weight ``decay^distance(m, n)``, then over trees; a
     single-node tree counts 0.
 
@@ -40,6 +43,8 @@ def subtrajectory_balance(
         decay: λ in (0, 1].
         pair_weight: "unique" counts each ancestor pair once, "path" as often as root-to-leaf paths contain it, which
             equals listing every path as a trajectory of its own. On chains they are the same.
+        penalty: what a residual costs; see `losses.penalties`. Any but `squared` takes time proportional to pairs, but
+            memory proportional to nodes.
 
     Returns:
         The loss, computed in float64 and returned in the dtype of ``log_flow``.
@@ -50,7 +55,18 @@ def subtrajectory_balance(
     Source: Madan et al., arXiv 2209.12782; the linear form is derived in docs/mathematics.md.
     """
     residual = edge_residual(anchored_flow(log_flow, log_reward, forest), log_ratio(log_pf, log_pb, forest), forest)
-    return pair_energy(residual, forest, pair_measure(forest, decay, pair_weight)).mean().to(log_flow.dtype)
+    return pair_mean(residual, forest, decay, pair_weight, penalty).to(log_flow.dtype)
+
+
+def pair_mean(
+    residual: Float[Tensor, " edges"], forest: Forest, decay: float, pair_weight: PairWeight, penalty: Penalty
+) -> Float[Tensor, ""]:
+    """The weighted mean over each tree's ancestor pairs of ``penalty(Σ residual over m→n)``, then over trees."""
+    measure = pair_measure(forest, decay, pair_weight)
+    if penalty is squared:
+        return pair_energy(residual, forest, measure).mean()
+    total = listed_pairs_sum(residual, forest, decay, node_weight(forest, pair_weight), penalty)
+    return (total / measure.total.where(measure.total > 0, 1.0)).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +102,12 @@ def pair_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> PairM
     Raises:
         ValueError: if ``decay`` is outside (0, 1] or ``pair_weight`` is unknown.
     """
-    key = ("pair_measure", decay, pair_weight)
-    if key not in forest.memo:
+
+    def derive() -> PairMeasure:
         sink = node_weight(forest, pair_weight)
-        forest.memo[key] = PairMeasure.of(forest, decay, torch.ones_like(sink), sink)
-    return cast(PairMeasure, forest.memo[key])
+        return PairMeasure.of(forest, decay, torch.ones_like(sink), sink)
+
+    return forest.kept(("pair_measure", decay, pair_weight), derive)
 
 
 def node_weight(forest: Forest, pair_weight: PairWeight) -> Float[Tensor, " nodes"]:

@@ -168,9 +168,9 @@ def test_bad_input_is_named() -> None:
     forest = Forest.from_lengths([2])
     flow, pf, reward = torch.zeros(3), torch.zeros(2), torch.zeros(1)
     with pytest.raises(ValueError, match=r"log_pf must have one entry per edge, shape \[2\]; got \[3\]"):
-        lift("log_pf", torch.zeros(3), 2, "edge")
+        lift("log_pf", torch.zeros(3), forest, "edge")
     with pytest.raises(ValueError, match="log_pf must be floating point"):
-        lift("log_pf", torch.zeros(2, dtype=torch.int64), 2, "edge")
+        lift("log_pf", torch.zeros(2, dtype=torch.int64), forest, "edge")
     # The shape checker of the tests speaks up before the library does.
     with pytest.raises(Exception, match="log_reward"):
         losses.detailed_balance(flow, pf, None, torch.zeros(2), forest)

@@ -1,0 +1,39 @@
+"""Maximum likelihood of paths."""
+
+from gflowdial import segments
+from gflowdial.forest import Forest
+from gflowdial.losses.inputs import lift
+from gflowdial.losses.reduction import tree_mean
+from gflowdial.segments import Segments
+from gflowdial.shapes import Float, Tensor
+
+
+def maximum_likelihood(
+    log_pf: Float[Tensor, " edges"], log_reward: Float[Tensor, " leaves"] | None, forest: Forest
+) -> Float[Tensor, ""]:
+    """``-Σ over root→leaf of log P_F``, averaged over the leaves of each tree, then over trees.
+
+    Without rewards every leaf counts alike: the paths are data. If objects are drawn from the target and their paths
+    back to the root from P_B, it is least at the policy that samples the target backwards by P_B. With rewards a leaf
+    counts in proportion to R within its tree: the cross-entropy from the target over these leaves to the policy, least
+    at the balanced policy. The least value is the entropy of the paths, not 0.
+
+    Args:
+        log_pf: forward log-probability of each action.
+        log_reward: log R of each leaf, or None.
+        forest: which state follows which.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+
+    Raises:
+        ValueError: if a shape does not fit the forest.
+
+    Source: Zhang et al., arXiv 2209.02606.
+    """
+    surprise = -forest.root_sum(lift("log_pf", log_pf, forest, "edge"))[forest.leaves]
+    if log_reward is None:
+        return tree_mean(surprise, forest.leaf_tree, forest).to(log_pf.dtype)
+    trees = Segments.from_ids(forest.leaf_tree, forest.num_trees)
+    share = segments.softmax(lift("log_reward", log_reward, forest, "leaf"), trees)
+    return segments.sum(share * surprise, trees).mean().to(log_pf.dtype)

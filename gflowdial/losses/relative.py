@@ -1,0 +1,71 @@
+"""Relative balance: a policy tilted away from a reference policy, as far as the reward asks.
+
+The target samples a trajectory τ in proportion to ``π_ref(τ)·R^(1/temperature)``. The reference stands where P_B stands
+in the plain losses; what is learned there as a flow is here the expected ``R^(1/temperature)`` of going on by the
+reference. A balanced policy exists for every reference, on trees and on other graphs.
+
+Args of both losses, besides those of `trajectory_balance` and `subtrajectory_balance`:
+    log_reference: log π_ref of each action; no gradient is stopped here.
+    temperature: above 1 the policy stays nearer to the reference, below 1 it follows the reward more.
+"""
+
+from gflowdial.forest import Forest
+from gflowdial.losses.balance import trajectory_balance
+from gflowdial.losses.inputs import lift
+from gflowdial.losses.penalties import Penalty, squared
+from gflowdial.losses.subtrajectory import PairWeight, subtrajectory_balance
+from gflowdial.shapes import Float, Tensor
+
+
+def relative_trajectory_balance(
+    log_z: Float[Tensor, ""] | Float[Tensor, " trees"],
+    log_pf: Float[Tensor, " edges"],
+    log_reference: Float[Tensor, " edges"],
+    log_reward: Float[Tensor, " leaves"],
+    forest: Forest,
+    *,
+    temperature: float = 1.0,
+    penalty: Penalty = squared,
+) -> Float[Tensor, ""]:
+    """``(log R / temperature - log Z - Σ over root→leaf of (log P_F - log π_ref))²``, averaged as in
+    `trajectory_balance`.
+
+    Raises:
+        ValueError: if a shape does not fit the forest, or ``temperature`` is not positive.
+
+    Source: Venkatraman et al., arXiv 2405.20971.
+    """
+    tempered = _tempered(log_reward, temperature, forest)
+    return trajectory_balance(log_z, log_pf, log_reference, tempered, forest, penalty=penalty)
+
+
+def relative_subtrajectory_balance(
+    log_flow: Float[Tensor, " nodes"],
+    log_pf: Float[Tensor, " edges"],
+    log_reference: Float[Tensor, " edges"],
+    log_reward: Float[Tensor, " leaves"],
+    forest: Forest,
+    *,
+    temperature: float = 1.0,
+    decay: float = 0.9,
+    pair_weight: PairWeight = "unique",
+    penalty: Penalty = squared,
+) -> Float[Tensor, ""]:
+    """``(log F(n) - Σ over m→n of (log P_F - log π_ref) - log F(m))²`` with ``log F := log R / temperature`` at leaves,
+    averaged as in `subtrajectory_balance`.
+
+    Raises:
+        ValueError: if a shape does not fit the forest, ``temperature`` is not positive, or an option is out of range.
+
+    Source: the relative residual of arXiv 2405.20971 over the pairs of arXiv 2209.12782.
+    """
+    tempered = _tempered(log_reward, temperature, forest)
+    return subtrajectory_balance(
+        log_flow, log_pf, log_reference, tempered, forest, decay=decay, pair_weight=pair_weight, penalty=penalty
+    )
+
+
+def _tempered(log_reward: Tensor, temperature: float, forest: Forest) -> Float[Tensor, " leaves"]:
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive; got {temperature}.")
+    return lift("log_reward", log_reward, forest, "leaf") / temperature

@@ -1,0 +1,77 @@
+"""Trajectory balance as it is run on long texts, in two forms that no longer ask for the plain target.
+
+Args of both, besides those of `trajectory_balance`: their own only. A reference policy takes the place of P_B, as in
+`relative_trajectory_balance`.
+"""
+
+from gflowdial.forest import Forest
+from gflowdial.losses.inputs import leaf_residual, lift, log_ratio
+from gflowdial.losses.penalties import Penalty, squared
+from gflowdial.losses.reduction import tree_mean
+from gflowdial.shapes import Float, Tensor
+
+
+def length_normalised_trajectory_balance(
+    log_z: Float[Tensor, ""] | Float[Tensor, " trees"],
+    log_pf: Float[Tensor, " edges"],
+    log_pb: Float[Tensor, " edges"] | None,
+    log_reward: Float[Tensor, " leaves"],
+    forest: Forest,
+    *,
+    penalty: Penalty = squared,
+) -> Float[Tensor, ""]:
+    """``(log R - log Z - mean over root→leaf of (log P_F - log P_B))²``, averaged as in `trajectory_balance`.
+
+    **The target changes.** Balance means ``P_F(τ) = P_B(τ)·(R/Z)^T`` for a trajectory of T actions: rewards are
+    sharpened with length, long trajectories with R < Z all but vanish, and Z is the number that makes these
+    probabilities sum to 1, not ΣR. On a tree there is always such a policy; where paths of different lengths lead to
+    one state there need not be. With equal lengths the target is R^T. A single-node tree has T = 0 and the residual
+    ``log R - log Z``.
+
+    Raises:
+        ValueError: if a shape does not fit the forest.
+
+    Source: Zhu et al., arXiv 2509.15207, with their reference policy as ``log_pb``.
+    """
+    reached = forest.root_sum(log_ratio(log_pf, log_pb, forest))[forest.leaves]
+    average = reached / forest.depth[forest.leaves].clamp(min=1)
+    residual = leaf_residual(log_z, average, log_reward, forest)
+    return tree_mean(penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
+
+
+def clipped_trajectory_balance(
+    log_z: Float[Tensor, ""] | Float[Tensor, " trees"],
+    log_pf: Float[Tensor, " edges"],
+    log_pb: Float[Tensor, " edges"] | None,
+    log_reward: Float[Tensor, " leaves"],
+    forest: Forest,
+    *,
+    log_behaviour: Float[Tensor, " edges"],
+    clip: float = 0.2,
+    penalty: Penalty = squared,
+) -> Float[Tensor, ""]:
+    """`trajectory_balance` with the weight ``clip(Π over root→leaf of P_F / P_behaviour, 1 - clip, 1 + clip)`` on each
+    trajectory, which no gradient flows through.
+
+    **The target changes** where balance is out of reach: the weights are positive, so that a policy that balances every
+    trajectory still costs 0, and no other does. But a policy that can't is no longer pulled towards the best fit on its
+    own trajectories (the clipped weights are not the true ones) nor on those of the batch, but to something between
+    the two that moves with ``clip``.
+
+    Args:
+        log_behaviour: log-probability of each action by the policy that took it.
+        clip: how far a weight may lie from 1, in (0, 1).
+        log_z, log_pf, log_pb, log_reward, forest, penalty: as in `trajectory_balance`.
+
+    Raises:
+        ValueError: if a shape does not fit the forest, or ``clip`` is out of range.
+
+    Source: Zhu et al., arXiv 2509.15207.
+    """
+    if not 0 < clip < 1:
+        raise ValueError(f"clip must lie in (0, 1); got {clip}.")
+    shift = lift("log_pf", log_pf, forest, "edge") - lift("log_behaviour", log_behaviour, forest, "edge")
+    weight = forest.root_sum(shift.detach())[forest.leaves].exp().clamp(1 - clip, 1 + clip)
+    reached = forest.root_sum(log_ratio(log_pf, log_pb, forest))[forest.leaves]
+    residual = leaf_residual(log_z, reached, log_reward, forest)
+    return tree_mean(weight * penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
