@@ -2,5 +2,5 @@
 
 from hypothesis import settings
 
-settings.register_profile("few", deadline=None, derandomize=True, max_examples=25)
-settings.load_profile("few")
+settings.register_profile("fixed", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("fixed")
