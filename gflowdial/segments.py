@@ -69,9 +69,9 @@ def mean(values: Float[Tensor, " items"], segments: Segments, backend: Backend =
 
 
 def max(values: Float[Tensor, " items"], segments: Segments, backend: Backend = "torch") -> Float[Tensor, " segments"]:
-    """The maximum per segment; -inf where it is empty. Ties share the gradient evenly."""
+    """The maximum per segment; -inf where it is empty, NaN where it holds one. Ties share the gradient evenly."""
     peak = _peak(values.detach(), segments, backend)
-    at_peak = values == peak[segments.ids]
+    at_peak = (values == peak[segments.ids]) | values.isnan()
     ties = sum(at_peak.to(values.dtype), segments, backend).clamp(min=1)
     return torch.where(segments.sizes > 0, sum(torch.where(at_peak, values, 0.0), segments, backend) / ties, peak)
 
@@ -87,7 +87,7 @@ def logsumexp(
 
 
 def softmax(values: Float[Tensor, " items"], segments: Segments, backend: Backend = "torch") -> Float[Tensor, " items"]:
-    """``exp values / Σ exp values`` within each segment."""
+    """``exp values / Σ exp values`` within each segment; NaN where it holds -inf only, as ``torch.softmax`` has it."""
     peak = _finite_peak(values, segments, backend)
     weights = torch.exp(values - peak[segments.ids])
     return weights / sum(weights, segments, backend)[segments.ids]
@@ -99,10 +99,11 @@ def _peak(values: Tensor, segments: Segments, backend: Backend) -> Tensor:
         return empty.scatter_reduce(0, segments.ids, values, "amax")
     scatter = _torch_scatter()
     if segments.offsets is not None:
-        peak = scatter.segment_csr(values, segments.offsets, reduce="max")
+        peak, item = scatter.segment_max_csr(values, segments.offsets)
     else:
-        peak = scatter.scatter(values, segments.ids, dim_size=segments.count, reduce="max")
-    return torch.where(segments.sizes > 0, peak, empty)
+        peak, item = scatter.scatter_max(values, segments.ids, dim_size=segments.count)
+    # For a segment that holds nothing, or -inf only, it reports no item or the lowest finite number.
+    return torch.where((item < len(values)) & (peak > torch.finfo(peak.dtype).min), peak, empty)
 
 
 def _finite_peak(values: Tensor, segments: Segments, backend: Backend) -> Tensor:

@@ -24,6 +24,8 @@ REDUCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[Tensor], Tensor], f
 def segmented(draw: st.DrawFn) -> tuple[Tensor, Segments]:
     sizes = draw(st.lists(st.integers(0, 4), min_size=1, max_size=6))
     values = draw(vectors(sum(sizes), -900.0, 900.0))
+    masked = draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    values = torch.where(torch.tensor(masked, dtype=torch.bool), -torch.inf, values)
     if draw(st.booleans()):
         return values, Segments.from_offsets(torch.tensor([0, *sizes]).cumsum(0))
     ids = draw(st.permutations([i for i, size in enumerate(sizes) for _ in range(size)]))
@@ -44,7 +46,7 @@ def test_softmax_equals_one_segment_at_a_time(drawn: tuple[Tensor, Segments]) ->
     values, where = drawn
     found = parts(segments.softmax(values, where), where)
     for part, expected in zip(found, parts(values, where), strict=True):
-        torch.testing.assert_close(part, torch.softmax(expected, 0))
+        torch.testing.assert_close(part, torch.softmax(expected, 0), equal_nan=True)
 
 
 def parts(values: Tensor, where: Segments) -> list[Tensor]:
@@ -73,7 +75,13 @@ def test_torch_scatter_gives_the_same_values_and_gradients(name: str, drawn: tup
         leaf = values.clone().requires_grad_()
         out = function(leaf, where, backend)
         results.append((out, torch.autograd.grad(torch.where(out.isfinite(), out, 0.0).square().sum(), leaf)[0]))
-    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[1], equal_nan=True)
+
+
+def test_a_maximum_does_not_hide_nan() -> None:
+    values = torch.tensor([torch.nan, 1.0, 2.0])
+    found = segments.max(values, Segments.from_ids(torch.tensor([0, 0, 1]), 2))
+    torch.testing.assert_close(found, torch.tensor([torch.nan, 2.0]), equal_nan=True)
 
 
 def test_a_missing_backend_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
