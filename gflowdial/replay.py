@@ -65,7 +65,7 @@ class Replay:
         return self._kept
 
     def add(self, terminals: Terminals) -> None:
-        """Take in ``terminals`` in their order.
+        """Take in ``terminals`` in their order; what exceeds the capacity then leaves.
 
         Raises:
             ValueError: if a reward is NaN or infinite.

@@ -43,8 +43,10 @@ def sample_forward(
         temperature: T > 0; above 1 flattens the policy.
 
     Raises:
-        ValueError: if an option is out of range, or the policy chooses an invalid action.
+        ValueError: if ``condition`` is empty, an option is out of range, or the policy chooses an invalid action.
     """
+    if len(condition) == 0:
+        raise ValueError("condition is empty: give one entry for each trajectory.")
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon must lie in [0, 1]; got {epsilon}.")
     if not temperature > 0:
