@@ -1,8 +1,8 @@
 """GFlowNet losses: pure functions ``(log_flow or log_z, log_pf, log_pb, log_reward, forest, *, options)``.
 
 All logarithms are natural. Every loss checks shapes, computes in float64 and returns the dtype that came in, so that
-bfloat16 and autocast are safe; every one can be differentiated twice. Under ``torch.compile(fullgraph=True)`` they run on a
-forest that was prepared (see `Forest.prepare`). `require_finite` makes any of them name what is not finite.
+bfloat16 and autocast are safe; every one can be differentiated twice. Under ``torch.compile(fullgraph=True)`` they run
+on a forest that was prepared (see `Forest.prepare`). `require_finite` makes any of them name what is not finite.
 """
 
 from gflowdial.losses.afpo import afpo, ranking_hinge, reference_kl

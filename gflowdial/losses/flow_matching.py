@@ -45,9 +45,16 @@ def flow_matching(
     Source: Bengio et al., arXiv 2106.04399.
     """
     states = len(log_reward)
-    inward = lift_vector("log_in_flow", log_in_flow, len(in_state), "in-edge")
-    outward = lift_vector("log_out_flow", log_out_flow, len(out_state), "out-edge")
-    reward = lift_vector("log_reward", log_reward, states, "state")
+    inward = lift_vector(
+        "log_in_flow", log_in_flow, len(in_state), "in-edge", lambda i: f"an edge into state {int(in_state[i])}"
+    )
+    outward = lift_vector(
+        "log_out_flow", log_out_flow, len(out_state), "out-edge", lambda i: f"an edge out of state {int(out_state[i])}"
+    )
+    # Here alone -inf has a meaning, which `require_finite` must not refuse.
+    no_end = log_reward == -torch.inf
+    reward = lift_vector("log_reward", log_reward.where(~no_end, 0.0), states, "state", lambda i: f"state {i}")
+    reward = reward.where(~no_end, -torch.inf)
     for name, index in (("in_state", in_state), ("out_state", out_state)):
         if not torch.compiler.is_compiling() and bool(((index < 0) | (index >= states)).any()):
             raise ValueError(f"{name} must index the {states} entries of log_reward; it holds others.")

@@ -1,6 +1,6 @@
 """What every loss does first: check what comes in, lift the precision, put the rewards at the leaves."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
@@ -43,22 +43,32 @@ def lift(name: str, values: Tensor, forest: Forest, place: Place) -> Tensor:
         "leaf": forest.num_leaves,
         "tree": forest.num_trees,
     }[place]
-    values = lift_vector(name, values, length, place)
-    if not torch.compiler.is_compiling() and _finite_required.get() and not bool(values.isfinite().all()):
-        raise ValueError(_not_finite(name, values.detach(), forest, place))
-    return values
+
+    def locate(index: int) -> str:
+        nodes = {"edge": forest.edge_child, "leaf": forest.leaves, "tree": forest.roots}.get(place)
+        node = index if nodes is None else int(nodes[index])
+        what = {"node": "node", "edge": "the edge into node", "leaf": "the leaf, node", "tree": "its root is node"}[
+            place
+        ]
+        return f"tree {int(forest.tree[node])}, {what} {node}"
+
+    return lift_vector(name, values, length, place, locate)
 
 
-def lift_vector(name: str, values: Tensor, length: int, what: str) -> Tensor:
-    """``values`` in `precise_dtype`.
+def lift_vector(name: str, values: Tensor, length: int, what: str, locate: Callable[[int], str]) -> Tensor:
+    """``values`` in `precise_dtype`; ``locate`` says in words where an entry belongs.
 
     Raises:
-        ValueError: if ``values`` is no vector of ``length`` floating-point entries.
+        ValueError: if ``values`` is no vector of ``length`` floating-point entries, or not finite under
+            `require_finite`.
     """
     if values.shape != (length,):
         raise ValueError(f"{name} must have one entry per {what}, shape [{length}]; got {list(values.shape)}.")
     if not values.is_floating_point():
         raise ValueError(f"{name} must be floating point; got {values.dtype}.")
+    if not torch.compiler.is_compiling() and _finite_required.get() and not bool(values.isfinite().all()):
+        index = int(torch.nonzero(~values.isfinite())[0])
+        raise ValueError(f"{name}[{index}] is {float(values.detach()[index])}: {locate(index)}.")
     return values.to(precise_dtype(values.device))
 
 
@@ -83,12 +93,3 @@ def leaf_residual(log_z: Tensor, reached: Tensor, log_reward: Tensor, forest: Fo
     """``log R - log Z - reached`` of each leaf, with one log Z for all trees or one per tree."""
     log_z = lift("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest, "tree")
     return lift("log_reward", log_reward, forest, "leaf") - log_z[forest.leaf_tree] - reached
-
-
-def _not_finite(name: str, values: Tensor, forest: Forest, place: Place) -> str:
-    index = int(torch.nonzero(~values.isfinite())[0])
-    node = index
-    if place != "node":
-        node = int({"edge": forest.edge_child, "leaf": forest.leaves, "tree": forest.roots}[place][index])
-    where = {"node": "node", "edge": "the edge into node", "leaf": "the leaf, node", "tree": "its root is node"}[place]
-    return f"{name}[{index}] is {float(values[index])}: tree {int(forest.tree[node])}, {where} {node}."

@@ -1,5 +1,7 @@
 """Sums over every ancestor pair, one pair at a time, in float64."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -46,9 +48,30 @@ def root_sums(forest: Forest, edge_values: Tensor) -> Tensor:
     return torch.stack(sums)
 
 
-def subtb(log_flow: Tensor, log_ratio: Tensor, forest: Forest, decay: float, pair_weight: str) -> Tensor:
-    """Mean over trees of the weighted mean of squared residuals, with ``log_flow`` as it stands."""
+def subtb(
+    log_flow: Tensor,
+    log_ratio: Tensor,
+    forest: Forest,
+    decay: float,
+    pair_weight: str,
+    penalty: Callable[[Tensor], Tensor] = torch.square,
+) -> Tensor:
+    """Mean over trees of the weighted mean of the residuals' penalties, with ``log_flow`` as it stands."""
     m, n, weight = pairs(forest, decay, pair_weight)
     along = root_sums(forest, log_ratio)
-    residual = log_flow[m] + along[n] - along[m] - log_flow[n]
-    return (weight * residual.square()).sum() / forest.num_trees
+    residual = log_flow[n] - log_flow[m] - (along[n] - along[m])
+    return (weight * penalty(residual)).sum() / forest.num_trees
+
+
+def leaf_sums(forest: Forest, edge_values: Tensor) -> Tensor:
+    """The sum from the root to each leaf."""
+    return root_sums(forest, edge_values)[forest.leaves]
+
+
+def tree_mean(values: list[Tensor], tree: list[int], forest: Forest) -> Tensor:
+    """The mean of ``values`` within each tree, then over trees, one at a time; 0 for a tree without any."""
+    means = []
+    for i in range(forest.num_trees):
+        own = [value for value, t in zip(values, tree, strict=True) if t == i]
+        means.append(torch.stack(own).mean() if own else torch.zeros((), dtype=torch.float64))
+    return torch.stack(means).mean()

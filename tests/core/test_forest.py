@@ -99,6 +99,53 @@ def test_lengths_mask_and_jagged_layout_describe_the_same_chains() -> None:
     assert [row.tolist() for row in actions.unbind()] == [[0.0, 1.0], [], [2.0, 3.0, 4.0]]
 
 
+@given(st.data())
+def test_forests_join_and_come_apart_with_their_values(data: st.DataObject) -> None:
+    several = data.draw(st.lists(forests(max_nodes=12), min_size=1, max_size=4))
+    whole = Forest.concatenate(several)
+    assert torch.equal(whole.roots.diff() > 0, torch.ones(whole.num_trees - 1, dtype=torch.bool))
+    # Marks that say where each value came from: forest, then index; joined they stand where the indices point.
+    for at, count in (("roots", "num_trees"), ("edge_child", "num_edges"), ("leaves", "num_leaves")):
+        starts = torch.tensor([0, *(forest.num_nodes for forest in several)]).cumsum(0)
+        joined = torch.cat([getattr(f, at) + n for f, n in zip(several, starts[:-1], strict=True)])
+        assert torch.equal(getattr(whole, at), joined)
+        assert getattr(whole, count) == sum(getattr(f, count) for f in several)
+    values = data.draw(vectors(whole.num_nodes))
+    sums = whole.root_sum(values[whole.edge_child])
+    parts = whole.split()
+    assert len(parts) == whole.num_trees
+    for root, part in zip(whole.roots, parts, strict=True):
+        assert part.forest.num_trees == 1
+        assert int(part.nodes[0]) == int(root)
+        assert torch.equal(whole.edge_child[part.edges], part.nodes[part.forest.edge_child])
+        assert torch.equal(whole.leaves[part.leaves], part.nodes[part.forest.leaves])
+        assert torch.equal(part.forest.depth, whole.depth[part.nodes])
+        torch.testing.assert_close(part.forest.root_sum(values[whole.edge_child][part.edges]), sums[part.nodes])
+    assert sorted(torch.cat([part.nodes for part in parts]).tolist()) == list(range(whole.num_nodes))
+
+
+@given(st.data())
+def test_ancestors_by_number_of_steps(data: st.DataObject) -> None:
+    forest = data.draw(forests())
+    for node in range(forest.num_nodes):
+        above, path = node, []
+        while above >= 0:
+            path.append(above)
+            above = int(forest.parent[above])
+        nodes = torch.full((len(path),), node)
+        assert forest.ancestor(nodes, torch.arange(len(path))).tolist() == path
+    assert forest.num_pairs == int(forest.depth.sum())
+
+
+def test_prepare_leaves_nothing_to_derive(monkeypatch: pytest.MonkeyPatch) -> None:
+    for forest in (Forest.from_lengths([5, 2]), Forest.from_parents(torch.tensor([-1, 0, -1, 1, 0]))):
+        assert forest.prepare(0.9) is forest
+        monkeypatch.setattr(torch, "nonzero", None)
+        assert forest.leaf_tree.shape == (forest.num_leaves,)
+        forest.ancestor_filter(torch.ones(forest.num_nodes, dtype=torch.float64), 0.9)
+        monkeypatch.undo()
+
+
 def test_an_infinite_value_stays_in_its_own_chain() -> None:
     forest = Forest.from_lengths([2, 2])
     y = forest.ancestor_filter(torch.tensor([torch.inf, 0, 0, 1, 1, 1]), 0.5)
@@ -134,5 +181,9 @@ def test_other_bad_input_is_named() -> None:
         Forest.from_offsets(torch.tensor([0, 2, 2]))
     with pytest.raises(ValueError, match="interleave"):
         _ = Forest.from_parents(torch.tensor([-1, -1, 0])).offsets
+    with pytest.raises(ValueError, match="at least one forest"):
+        Forest.concatenate([])
+    with pytest.raises(ValueError, match="decay"):
+        Forest.from_lengths([1]).prepare(2.0)
     with pytest.raises(ValueError, match="decay"):
         Forest.from_lengths([1]).ancestor_filter(torch.zeros(2), 1.5)
