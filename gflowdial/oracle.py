@@ -126,9 +126,8 @@ def dag_flows(
         outflow = segments.logsumexp(edge_flow, Segments.from_ids(level.position, len(level.nodes)))
         log_flow = log_flow.index_copy(0, level.nodes, outflow)
     at_source = log_flow[dag.source]
-    dry = at_source == -torch.inf
-    log_pf = log_flow[dag.target] + log_pb - torch.where(dry, 0.0, at_source)
-    return log_flow, torch.where(dry, -torch.inf, log_pf)
+    log_pf = log_flow[dag.target] + log_pb - at_source
+    return log_flow, torch.where(at_source == -torch.inf, -torch.inf, log_pf)
 
 
 def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> Float[Tensor, " terminals"]:
