@@ -146,7 +146,7 @@ class Forest:
 
         def by_tree(tree: Tensor) -> tuple[Tensor, ...]:
             sizes = torch.bincount(tree, minlength=self.num_trees).tolist()
-            return cast(tuple[Tensor, ...], torch.split(torch.argsort(tree, stable=True), sizes))  # type: ignore[no-untyped-call]
+            return torch.split(torch.argsort(tree, stable=True), sizes)
 
         parts = []
         for nodes, edges, leaves in zip(

@@ -1,11 +1,13 @@
 """Penalties over all ancestor pairs of a forest, one by one: for those that have no linear form.
 
-Time is proportional to pairs, which on a chain of T actions are T(T+1)/2. Memory is not: the pairs are worked out anew
-in chunks, in the backward pass again, and only sums per tree and per node are kept.
+Time is proportional to pairs, which on a chain of T actions are T(T+1)/2. Memory is not: pairs are worked out in
+chunks, and the forward pass keeps the derivative by node, so that the backward pass needs none of them. Only a second
+derivative and compiled code hold all pairs at once.
 """
 
+from typing import Any, cast
+
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from gflowdial import segments
 from gflowdial.forest import Forest
@@ -14,7 +16,7 @@ from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
 PAIRS_AT_ONCE = 1 << 16
-"""Pairs held at once: some megabytes."""
+"""Pairs held at once, some megabytes; as many as there are nodes if that is more."""
 
 
 def listed_pairs_sum(
@@ -22,15 +24,35 @@ def listed_pairs_sum(
 ) -> Float[Tensor, " trees"]:
     """``Σ over ancestor pairs (m, n) of decay^distance(m, n) · sink_n · penalty(Σ residual over m→n)`` per tree."""
     along = forest.root_sum(residual)
-    if forest.num_pairs <= PAIRS_AT_ONCE:
+    if forest.num_pairs <= PAIRS_AT_ONCE or torch.compiler.is_compiling():
         return _chunk(along, forest, 0, forest.num_pairs, decay, sink, penalty)
-    total = along.new_zeros(forest.num_trees)
-    for start in range(0, forest.num_pairs, PAIRS_AT_ONCE):
-        stop = min(start + PAIRS_AT_ONCE, forest.num_pairs)
-        total = total + checkpoint(
-            _chunk, along, forest, start, stop, decay, sink, penalty, use_reentrant=False, preserve_rng_state=False
-        )
-    return total
+    return cast(Tensor, _InChunks.apply(along, forest, decay, sink, penalty))  # type: ignore[no-untyped-call]
+
+
+class _InChunks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, along: Tensor, forest: Forest, decay: float, sink: Tensor, penalty: Penalty) -> Tensor:
+        total, slope = along.new_zeros(forest.num_trees), torch.zeros_like(along)
+        at_once = max(PAIRS_AT_ONCE, forest.num_nodes)
+        for start in range(0, forest.num_pairs, at_once):
+            stop = min(start + at_once, forest.num_pairs)
+            with torch.enable_grad():
+                here = along.detach().requires_grad_()
+                part = _chunk(here, forest, start, stop, decay, sink, penalty)
+                slope += torch.autograd.grad(part.sum(), here)[0]
+            total += part.detach()
+        ctx.save_for_backward(along, slope)
+        ctx.forest, ctx.options = forest, (decay, sink, penalty)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        along, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # The saved slope is a constant to autograd; a second derivative needs it as a function of `along`.
+            whole = _chunk(along, ctx.forest, 0, ctx.forest.num_pairs, *ctx.options)
+            return torch.autograd.grad(whole, along, grad, create_graph=True)[0], None, None, None, None
+        return grad[ctx.forest.tree] * slope, None, None, None, None
 
 
 def _chunk(

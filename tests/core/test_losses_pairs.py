@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakValueDictionary
 
 import brute_force
 import pytest
@@ -85,21 +86,26 @@ def test_chunks_change_nothing(at_once: int, forest: Forest, monkeypatch: pytest
     assert torch.autograd.gradgradcheck(loss, inputs, fast_mode=True)
 
 
-def test_chunks_keep_nothing_for_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_a_chunk_of_pairs_is_ever_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "PAIRS_AT_ONCE", 1 << 12)
     forest = Forest.from_lengths([600])
-    kept: dict[int, int] = {}
+    inputs = some_inputs(forest)
+    alive: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+    most = 0
 
     def note(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        nonlocal most
+        alive[id(x)] = x
+        most = max(most, sum(len(x) for x in alive.values() if x.ndim))
         return x
 
-    inputs = some_inputs(forest)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         loss = losses.subtrajectory_balance(*inputs, forest, penalty=losses.huber)
-    loss.backward()
+        after = sum(len(x) for x in alive.values() if x.ndim)
+        loss.backward()
     assert forest.num_pairs == 180_300
-    assert sum(kept.values()) < 8 * 10 * forest.num_nodes
+    assert most < 12 * (1 << 12)
+    assert after < 12 * forest.num_nodes
 
 
 @pytest.mark.parametrize("name", ["huber", "log_cosh", "linex"])
