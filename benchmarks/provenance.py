@@ -1,8 +1,11 @@
-"""What a measured number needs beside it: the command, the versions and the machine."""
+"""What a measured number needs beside it: the command, the versions, the machine and the revision."""
 
 import json
 import os
 import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +14,33 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_results(name: str, content: dict[str, Any]) -> Path:
-    """Write ``content`` and where it comes from to ``benchmarks/results/NAME.json``."""
+def write_results(name: str, content: dict[str, Any], packages: Iterable[str] = ()) -> Path:
+    """Write ``content`` and where it comes from to ``benchmarks/results/NAME.json``.
+
+    ``packages`` are further distributions whose versions matter: those that the library is measured against.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     origin = {
         "command": f"python -m benchmarks.{name}",
+        "revision": _revision(),
         "torch": torch.__version__,
+        **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "device": f"CPU, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used",
     }
     path.write_text(json.dumps({"origin": origin, **content}, indent=2) + "\n")
     return path
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """What `write_results` wrote under ``name``."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def _revision() -> str | None:
+    """The commit that was checked out, "-dirty" if files differed from it; None outside a git checkout."""
+    describe = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    found = subprocess.run(describe, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or None

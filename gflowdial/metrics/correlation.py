@@ -13,8 +13,7 @@ Source: as a measure of GFlowNets, Nica et al., 2022, "Evaluating Generalization
 import torch
 
 from gflowdial import segments
-from gflowdial.losses.inputs import lift_vector
-from gflowdial.metrics.groups import grouped
+from gflowdial.metrics.groups import grouped, precise
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -34,8 +33,8 @@ def pearson(
     Raises:
         ValueError: if shapes disagree, a value is not finite, or a group is empty.
     """
-    log_p = lift_vector("log_p", log_p, len(log_p), "outcome")
-    log_reward = lift_vector("log_reward", log_reward, len(log_p), "outcome")
+    log_p = precise("log_p", log_p, len(log_p))
+    log_reward = precise("log_reward", log_reward, len(log_p))
     for name, values in (("log_p", log_p), ("log_reward", log_reward)):
         if not bool(values.isfinite().all()):
             outcome = int(torch.nonzero(~values.isfinite())[0])
@@ -59,8 +58,8 @@ def spearman(
     Raises:
         ValueError: if shapes disagree, a value is NaN, or a group is empty.
     """
-    log_p = lift_vector("log_p", log_p, len(log_p), "outcome")
-    log_reward = lift_vector("log_reward", log_reward, len(log_p), "outcome")
+    log_p = precise("log_p", log_p, len(log_p))
+    log_reward = precise("log_reward", log_reward, len(log_p))
     for name, values in (("log_p", log_p), ("log_reward", log_reward)):
         if bool(values.isnan().any()):
             raise ValueError(f"{name}[{int(torch.nonzero(values.isnan())[0])}] is NaN, which has no rank.")

@@ -12,8 +12,7 @@ distribution does not sum to 1, which log-rewards in the place of log-probabilit
 import torch
 
 from gflowdial import segments
-from gflowdial.losses.inputs import lift_vector
-from gflowdial.metrics.groups import grouped
+from gflowdial.metrics.groups import grouped, precise
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -68,8 +67,8 @@ def _information(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def _distributions(log_p: Tensor, log_q: Tensor, groups: Segments | None) -> tuple[Tensor, Tensor, Segments]:
-    log_p = lift_vector("log_p", log_p, len(log_p), "outcome")
-    log_q = lift_vector("log_q", log_q, len(log_p), "outcome")
+    log_p = precise("log_p", log_p, len(log_p))
+    log_q = precise("log_q", log_q, len(log_p))
     groups = grouped(log_p, groups)
     for name, log in (("log_p", log_p), ("log_q", log_q)):
         total = segments.sum(log.exp(), groups)

@@ -1,7 +1,8 @@
-"""Which outcomes are measured together."""
+"""What is measured, in float64, and which outcomes are measured together."""
 
 import torch
 
+from gflowdial.precision import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -19,3 +20,14 @@ def grouped(values: Float[Tensor, " items"], groups: Segments | None) -> Segment
     if bool((groups.sizes == 0).any()):
         raise ValueError(f"group {int(torch.nonzero(groups.sizes == 0)[0])} is empty: there is nothing to measure.")
     return groups
+
+
+def precise(name: str, values: Tensor, count: int) -> Float[Tensor, " outcomes"]:
+    """``values``, one for each of ``count`` outcomes, in `precise_dtype`.
+
+    Raises:
+        ValueError: if there is another number of them.
+    """
+    if values.shape != (count,):
+        raise ValueError(f"{name} must have one entry per outcome, shape [{count}]; got {list(values.shape)}.")
+    return values.to(precise_dtype(values.device))
