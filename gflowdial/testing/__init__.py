@@ -1,0 +1,59 @@
+"""Test what you built: Hypothesis strategies for forests and flows, and checkers of the laws that a part must keep.
+
+Needs the extra `testing`. A strategy draws examples for tests of your own::
+
+    @given(flow=balanced_flows(forests()))
+    def test_my_loss_vanishes_at_balance(flow):
+        assert my_loss(flow.log_flow, flow.log_pf, flow.log_pb, flow.log_reward, flow.forest) < 1e-9
+
+A checker is one call on an environment, a loss, an estimator or a sampler. It raises an AssertionError that names the
+law, the smallest case it found against it, and the numbers.
+"""
+
+try:
+    import hypothesis as _hypothesis  # noqa: F401
+except ImportError as error:
+    raise ImportError("gflowdial.testing needs the extra `testing`: pip install 'gflowdial[testing]'.") from error
+
+from gflowdial.testing.environment_laws import check_environment
+from gflowdial.testing.estimator_laws import check_estimator
+from gflowdial.testing.flows import DagFlow, Flow, PaddedBatch
+from gflowdial.testing.loss_laws import check_loss, from_log_z, from_padded
+from gflowdial.testing.sampling_laws import PolicyMatch, check_policy_matches
+from gflowdial.testing.strategies import (
+    balanced_dag_flows,
+    balanced_flows,
+    chains,
+    dags,
+    forests,
+    log_rewards,
+    padded_batches,
+    perturbed_flows,
+    trajectories,
+    trees,
+    vectors,
+)
+
+__all__ = [
+    "DagFlow",
+    "Flow",
+    "PaddedBatch",
+    "PolicyMatch",
+    "balanced_dag_flows",
+    "balanced_flows",
+    "chains",
+    "check_environment",
+    "check_estimator",
+    "check_loss",
+    "check_policy_matches",
+    "dags",
+    "forests",
+    "from_log_z",
+    "from_padded",
+    "log_rewards",
+    "padded_batches",
+    "perturbed_flows",
+    "trajectories",
+    "trees",
+    "vectors",
+]

@@ -1,0 +1,203 @@
+"""Laws of an environment: steps and masks that agree in both directions, ends that are reached, rows on their own."""
+
+import torch
+
+from gflowdial.envs.environment import Environment
+from gflowdial.shapes import Tensor
+from gflowdial.testing.broken import BrokenLawError
+from gflowdial.testing.exploration import Explored, Watched, explore
+
+ROWS_ALONE = 64
+"""States that are asked about one by one, spread over those found."""
+
+
+def check_environment(environment: Environment, *, max_states: int = 1000, max_actions: int = 1000) -> None:
+    """Check that an environment keeps the protocol, on its nearest states and on walks to the end.
+
+    States are found in breadth from the initial ones, so the first that breaks a law is among the nearest. The laws:
+
+    - answers have the shapes and dtypes of the protocol, no method changes its argument, and none answers differently
+      when asked again;
+    - a state belongs to one condition, and has no backward action exactly if it is initial;
+    - after ``step(s, a)`` the backward mask allows a, and ``step_back`` gives s;
+    - after ``step_back(s', a)`` the forward mask allows a, and ``step`` gives s'; the state is one that trajectories
+      reach;
+    - no action leads round in a circle, and every walk ends;
+    - features are finite, and so is log R at every end;
+    - what is said of a row does not depend on the other rows.
+
+    Args:
+        environment: what to check.
+        max_states: how many states are looked at in breadth. An environment with more is checked on these and on a few
+            random walks to the end, which cannot show all of it.
+        max_actions: a walk of more actions counts as one without end.
+
+    Raises:
+        AssertionError: with the law, the state, how to get there, and what was answered.
+    """
+    name = type(environment).__name__
+    watched = Watched(environment)
+    try:
+        found = explore(watched, max_states, max_actions)
+        states = found.tensor
+        _initial(watched, found, states)
+        _there_and_back(watched, found, states)
+        _back_and_there(watched, found, states)
+        _no_circle(watched, found, states)
+        _finite(watched, found, states)
+        _repeatable(watched, states)
+        _alone(watched, states)
+    except BrokenLawError as broken:
+        raise BrokenLawError(f"{name} breaks a law of environments: {broken}.") from None
+
+
+def _initial(environment: Watched, found: Explored, states: Tensor) -> None:
+    has_before = environment.backward_mask(states).any(1).tolist()
+    for state, led_here in enumerate(has_before):
+        is_initial = found.before[state] < 0
+        if led_here == is_initial:
+            raise BrokenLawError(
+                f"the initial state {list(found.states[state])} has a backward action"
+                if is_initial
+                else f"state {list(found.states[state])} has no backward action, but is not initial: {found.way(state)}"
+            )
+
+
+def _there_and_back(environment: Watched, found: Explored, states: Tensor) -> None:
+    row, action = torch.nonzero(environment.forward_mask(states), as_tuple=True)
+    if not len(row):
+        return
+    after = environment.step(states[row], action)
+    allowed = environment.backward_mask(after)[torch.arange(len(row), device=row.device), action]
+    for i in torch.nonzero(~allowed).squeeze(1).tolist()[:1]:
+        raise BrokenLawError(
+            f"the masks disagree: {_step(found, states, row, action, i)} to {after[i].tolist()}, whose backward mask "
+            f"forbids action {int(action[i])}"
+        )
+    back = environment.step_back(after, action)
+    for i in torch.nonzero((back != states[row]).any(1)).squeeze(1).tolist()[:1]:
+        raise BrokenLawError(
+            f"step_back does not undo step: {_step(found, states, row, action, i)} to {after[i].tolist()}, and back to "
+            f"{back[i].tolist()}"
+        )
+
+
+def _back_and_there(environment: Watched, found: Explored, states: Tensor) -> None:
+    row, action = torch.nonzero(environment.backward_mask(states), as_tuple=True)
+    if not len(row):
+        return
+    before = environment.step_back(states[row], action)
+    allowed = environment.forward_mask(before)[torch.arange(len(row), device=row.device), action]
+    for i in torch.nonzero(~allowed).squeeze(1).tolist()[:1]:
+        raise BrokenLawError(
+            f"the masks disagree: {_step(found, states, row, action, i)} back to {before[i].tolist()}, whose forward "
+            f"mask forbids action {int(action[i])}"
+        )
+    there = environment.step(before, action)
+    for i in torch.nonzero((there != states[row]).any(1)).squeeze(1).tolist()[:1]:
+        raise BrokenLawError(
+            f"step does not undo step_back: {_step(found, states, row, action, i)} back to {before[i].tolist()}, and "
+            f"forward to {there[i].tolist()}"
+        )
+    if found.complete:
+        for i, state in enumerate(before.tolist()):
+            if tuple(state) not in found.index:
+                raise BrokenLawError(
+                    f"step_back leaves the environment: {_step(found, states, row, action, i)} back to {state}, "
+                    "which no trajectory reaches"
+                )
+
+
+def _no_circle(environment: Watched, found: Explored, states: Tensor) -> None:
+    row, action = torch.nonzero(environment.forward_mask(states), as_tuple=True)
+    targets = environment.step(states[row], action).tolist() if len(row) else []
+    after: list[list[int]] = [[] for _ in found.states]
+    waiting = [0] * len(found.states)
+    for source, target in zip(row.tolist(), targets, strict=True):
+        if tuple(target) in found.index:
+            after[source].append(found.index[tuple(target)])
+            waiting[found.index[tuple(target)]] += 1
+    free = [state for state, count in enumerate(waiting) if not count]
+    while free:
+        for target in after[free.pop()]:
+            waiting[target] -= 1
+            if not waiting[target]:
+                free.append(target)
+    stuck = {state for state, count in enumerate(waiting) if count}
+    if not stuck:
+        return
+    # What waits for ever lies on a circle or behind one; what has nothing that waits behind it is no part of one.
+    while ends := {state for state in stuck if not stuck.intersection(after[state])}:
+        stuck -= ends
+    circle = [min(stuck)]
+    while circle[-1] not in circle[:-1]:
+        circle.append(min(stuck.intersection(after[circle[-1]])))
+    circle = circle[circle.index(circle[-1]) :]
+    shown = " → ".join(str(list(found.states[state])) for state in circle[:8])
+    raise BrokenLawError(f"actions lead round in a circle, {shown}, the first of them {found.way(circle[0])}")
+
+
+def _finite(environment: Watched, found: Explored, states: Tensor) -> None:
+    features = environment.features(states)
+    for i in torch.nonzero(~features.isfinite().all(1)).squeeze(1).tolist()[:1]:
+        raise BrokenLawError(
+            f"features are not finite at state {list(found.states[i])}, {found.way(i)}: {features[i].tolist()}"
+        )
+    ends = torch.nonzero(~environment.forward_mask(states).any(1)).squeeze(1)
+    reward = environment.log_reward(states[ends])
+    for i in torch.nonzero(~reward.isfinite()).squeeze(1).tolist()[:1]:
+        end = int(ends[i])
+        raise BrokenLawError(f"log_reward is {float(reward[i])} at the end {list(found.states[end])}, {found.way(end)}")
+
+
+def _repeatable(environment: Watched, states: Tensor) -> None:
+    for (method, answer, _), (_, again, _) in zip(
+        _answers(environment, states), _answers(environment, states), strict=True
+    ):
+        for row, (one, other) in enumerate(zip(answer, again, strict=True)):
+            if not torch.equal(one, other):
+                raise BrokenLawError(
+                    f"{method} answers differently when asked again about the same states: {one.tolist()}, then "
+                    f"{other.tolist()}, in row {row}"
+                )
+            if row >= ROWS_ALONE:
+                break
+
+
+def _alone(environment: Watched, states: Tensor) -> None:
+    chosen = states[:: 1 + len(states) // ROWS_ALONE]
+    for method, answer, asked in _answers(environment, chosen):
+        for row in range(len(answer)):
+            arguments = [argument[row : row + 1] for argument in asked]
+            alone = getattr(environment, method)(*arguments)[0]
+            same = torch.allclose(alone, answer[row]) if alone.is_floating_point() else torch.equal(alone, answer[row])
+            if not same:
+                raise BrokenLawError(
+                    f"rows are not independent: {method} answers {alone.tolist()} about "
+                    f"{', '.join(str(argument[0].tolist()) for argument in arguments)} alone, but "
+                    f"{answer[row].tolist()} among {len(answer)} rows"
+                )
+
+
+def _answers(environment: Watched, states: Tensor) -> list[tuple[str, Tensor, tuple[Tensor, ...]]]:
+    """What each method says of the states where it is defined: its name, its answer and what it was asked."""
+    forward, backward = environment.forward_mask(states), environment.backward_mask(states)
+    goes_on, has_before = forward.any(1), backward.any(1)
+    asked = {
+        "forward_mask": (states,),
+        "backward_mask": (states,),
+        "features": (states,),
+        "step": (states[goes_on], forward[goes_on].long().argmax(1)),
+        "step_back": (states[has_before], backward[has_before].long().argmax(1)),
+        "log_reward": (states[~goes_on],),
+    }
+    return [
+        (method, getattr(environment, method)(*arguments), arguments)
+        for method, arguments in asked.items()
+        if len(arguments[0])
+    ]
+
+
+def _step(found: Explored, states: Tensor, row: Tensor, action: Tensor, i: int) -> str:
+    state = int(row[i])
+    return f"action {int(action[i])} leads from {states[state].tolist()} ({found.way(state)})"
