@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from gflowdial import segments
+from gflowdial.precision import precise_dtype
 from gflowdial.sampling.trajectories import Terminals
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
@@ -73,6 +74,9 @@ class Replay:
         if not bool(terminals.log_reward.isfinite().all()):
             row = int((~terminals.log_reward.isfinite()).nonzero()[0])
             raise ValueError(f"log_reward must be finite; log_reward[{row}] is {float(terminals.log_reward[row])}.")
+        # Batches may come in different dtypes.
+        log_reward = terminals.log_reward.to(precise_dtype(terminals.log_reward.device))
+        terminals = Terminals(terminals.states, log_reward, terminals.condition)
         newest = {key: row for row, key in enumerate(_keys(terminals.states))}
         device = terminals.states.device
         added = torch.arange(self._clock, self._clock + len(terminals.states), device=device)
@@ -129,7 +133,7 @@ class Replay:
 
     def _log_weight(self) -> Float[Tensor, " rows"]:
         if self.priority == "reward":
-            return self.terminals.log_reward.double()
+            return self.terminals.log_reward
         if self.priority == "recency":
             rank = self._added.argsort(descending=True).argsort() + 1
             return -rank.double().log()

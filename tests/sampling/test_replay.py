@@ -83,6 +83,14 @@ def test_rewards_of_any_size_are_drawn_from() -> None:
     assert set(replay.draw(50, generator=generator(), per_condition=1).states[:, 1].tolist()) == {0, 1, 3}
 
 
+def test_rewards_of_another_dtype_are_taken_in() -> None:
+    replay = Replay(4)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        batch = terminals([(0, 1.0), (1, 2.0)])
+        replay.add(Terminals(batch.states, batch.log_reward.to(dtype), batch.condition))
+    assert replay.terminals.log_reward.tolist() == [1.0, 2.0]
+
+
 def test_the_empty_replay_and_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="the replay is empty"):
         Replay(3).draw(1, generator=generator())

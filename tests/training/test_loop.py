@@ -1,0 +1,122 @@
+"""The loop samples, replays and steps as it was told."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from gflowdial.envs import Dialogue, Environment, enumerate_states
+from gflowdial.estimators import FlowEstimator, MLPTrunk, NetworkFlow, NetworkLogZ, TabularFlow
+from gflowdial.replay import Replay
+from gflowdial.sampling import Terminals, Trajectories
+from gflowdial.training.environment_objectives import trajectory_balance
+from gflowdial.training.loop import TrainingStep, train
+
+SCENES = Dialogue(3, 2, 2, lambda states: states.sum(1).double())
+GRAPH = enumerate_states(SCENES)
+
+
+class Recorded:
+    """Trajectory balance that remembers what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[Trajectories] = []
+
+    def __call__(self, environment: Environment, estimator: FlowEstimator, trajectories: Trajectories) -> Tensor:
+        self.seen.append(trajectories)
+        return trajectory_balance(environment, estimator, trajectories)
+
+
+def estimator() -> TabularFlow:
+    return TabularFlow(SCENES, GRAPH.index, len(GRAPH.states), num_conditions=3)
+
+
+def run(objective: Recorded, learner: TabularFlow | NetworkFlow | None = None, **options: object) -> list[TrainingStep]:
+    learner = learner or estimator()
+    settings: dict[str, object] = {
+        "steps": 5,
+        "batch_size": 12,
+        "generator": torch.Generator().manual_seed(0),
+    } | options
+    optimiser = torch.optim.Adam(learner.parameters(), lr=0.05)
+    return list(train(SCENES, learner, objective, optimiser, **settings))  # type: ignore[arg-type]
+
+
+def test_every_step_samples_a_batch_and_learns() -> None:
+    objective, learner = Recorded(), estimator()
+    done = run(objective, learner)
+    assert [step.step for step in done] == list(range(5))
+    assert [step.sampled for step in done] == objective.seen
+    assert all(seen.forest.num_trees == 12 for seen in objective.seen)
+    assert learner.log_z.values.abs().min() > 0.1
+    assert done[-1].loss < done[0].loss
+
+
+def test_conditions_come_in_groups() -> None:
+    objective = Recorded()
+    run(objective, steps=20, per_condition=4)
+    groups = torch.cat([seen.condition for seen in objective.seen]).view(-1, 4)
+    assert (groups == groups[:, :1]).all()
+    assert set(groups[:, 0].tolist()) == {0, 1, 2}
+
+
+def test_replay_takes_its_share_and_what_was_sampled() -> None:
+    objective, replay = Recorded(), Replay(100)
+    done = run(objective, replay=replay, replay_share=0.25)
+    sizes = [seen.forest.num_trees for seen in objective.seen]
+    assert sizes == [9, 3] * 5
+    found = {tuple(state) for step in done for state in step.sampled.terminals.states.tolist()}  # type: ignore[union-attr]
+    assert {tuple(state) for state in replay.terminals.states.tolist()} == found
+    for seen in objective.seen[1::2]:
+        assert {tuple(state) for state in seen.terminals.states.tolist()} <= found
+
+
+def test_replay_alone_samples_nothing_and_keeps_given_rewards() -> None:
+    ends = GRAPH.states[GRAPH.dag.terminals]
+    replay = Replay(100)
+    replay.add(Terminals(ends, torch.full((len(ends),), 7.0), ends[:, 0]))
+    objective = Recorded()
+    done = run(objective, replay=replay, replay_share=1.0)
+    assert all(step.sampled is None for step in done)
+    assert all((seen.log_reward == 7).all() and seen.forest.num_trees == 12 for seen in objective.seen)
+
+
+def test_the_share_weighs_the_two_halves() -> None:
+    """A replayed batch that costs a known amount shows in the loss with its share."""
+    ends = GRAPH.states[GRAPH.dag.terminals]
+    replay = Replay(100)
+    replay.add(Terminals(ends, torch.zeros(len(ends)), ends[:, 0]))
+
+    def size(_: Environment, estimator: FlowEstimator, trajectories: Trajectories) -> Tensor:
+        return estimator.log_z(trajectories.condition).sum() * 0 + float(trajectories.forest.num_trees)
+
+    done = run(size, steps=1, replay=replay, replay_share=0.25)  # type: ignore[arg-type]
+    assert done[0].loss == pytest.approx((9 * 9 + 3 * 3) / 12)
+
+
+def test_a_network_with_conditional_log_z_learns_every_scene() -> None:
+    torch.manual_seed(0)
+    trunk = MLPTrunk(SCENES.num_features, width=32)
+    log_z = NetworkLogZ(MLPTrunk(SCENES.num_features, width=32), SCENES.features(SCENES.initial_states))
+    learner = NetworkFlow(SCENES, trunk, log_z=log_z)
+    optimiser = torch.optim.Adam(learner.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    for _ in train(
+        SCENES, learner, trajectory_balance, optimiser, steps=150, batch_size=24, generator=generator, epsilon=0.2
+    ):
+        pass
+    ends = GRAPH.dag.root_of[GRAPH.dag.terminals]
+    exact = torch.stack([GRAPH.log_reward[ends == scene].logsumexp(0) for scene in range(3)])
+    torch.testing.assert_close(learner.log_z(torch.arange(3)).double(), exact, atol=0.05, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"per_condition": 5}, "per_condition is 5: it must divide 12 sampled and 0 replayed"),
+        ({"replay": Replay(3), "replay_share": 1.2}, "replay_share must lie in"),
+        ({"replay": Replay(3), "replay_share": 0.5, "per_condition": 4}, "it must divide 6 sampled and 6 replayed"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(Recorded(), **options)
