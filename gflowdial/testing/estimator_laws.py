@@ -107,6 +107,7 @@ def _normalised(
         raise BrokenLawError(
             f"{name} has shape {list(log_policy.shape)} where [states, actions] = {list(mask.shape)} is due"
         )
+    log_policy = log_policy.detach()
     wrong = {
         "is NaN": log_policy.isnan(),
         f"gives something to an action that the {which} mask forbids": ~mask & (log_policy > -torch.inf),
@@ -118,7 +119,7 @@ def _normalised(
                 f"{name} {what}: it is {float(log_policy[row, action]):.6g} at action {action} in state "
                 f"{states[row].tolist()}, whose valid actions are {torch.nonzero(mask[row]).squeeze(1).tolist()}"
             )
-    total = log_policy.detach().double().exp().sum(1)
+    total = log_policy.double().exp().sum(1)
     off = torch.nonzero(mask.any(1) & ((total - 1).abs() > _tolerance(log_policy))).squeeze(1)
     for row in off.tolist()[:1]:
         raise BrokenLawError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -10,6 +11,13 @@ from gflowdial.forest import Forest
 from gflowdial.shapes import Bool, Float, Tensor
 
 ROWS_SHOWN = 24
+
+
+@runtime_checkable
+class _Printer(Protocol):
+    """Hypothesis prints the fields of a dataclass in full, unless it has ``_repr_pretty_``."""
+
+    def text(self, text: str) -> object: ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,6 +51,9 @@ class Flow:
         }
         return f"Flow on {_count(forest.num_trees, 'tree')}, {_count(nodes, 'node')}:\n{table(columns)}"
 
+    def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:  # noqa: ARG002
+        printer.text(repr(self))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DagFlow:
@@ -72,6 +83,9 @@ class DagFlow:
         flow = ", ".join(number(value) for value in self.log_flow.tolist()[:ROWS_SHOWN])
         head = f"DagFlow on {_count(self.dag.num_nodes, 'node')}, log F = [{flow}]"
         return f"{head}:\n{table(columns)}" if len(edges) else head
+
+    def _repr_pretty_(self, printer: _Printer, cycle: bool) -> None:  # noqa: ARG002
+        printer.text(repr(self))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from gflowdial import Forest, losses, segments
 from gflowdial.losses.subtrajectory import pair_mean
 from gflowdial.segments import Segments
-from gflowdial.testing import chains, check_loss, from_log_z, from_padded
+from gflowdial.testing import chains, check_loss, forests, from_log_z, from_padded
 
 Loss = Callable[..., Tensor]
 
@@ -261,7 +261,7 @@ def group_of_the_neighbour(*flow: Any, group: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("loss", [centred_across_groups, group_of_the_neighbour], ids=lambda loss: loss.__name__)
 def test_mixed_groups_are_found(loss: Loss) -> None:
-    message = finding(loss, group="group")
+    message = finding(loss, group="group", forests=forests(max_nodes=6))
     assert "group = [" in message
     assert nodes(message) <= 4
 
