@@ -20,6 +20,8 @@ from torch import Tensor
 
 from benchmarks.provenance import write_results
 from gflowdial import Forest, losses, oracle
+from gflowdial.metrics.distances import total_variation
+from gflowdial.segments import Segments
 
 SETTINGS = (
     (40, 4, "sparse"),
@@ -164,7 +166,7 @@ def measure(problem: Problem, log_pf: Tensor) -> dict[str, Tensor]:
     forest, repeats = problem.forest, problem.repeats
     ends = oracle.terminating_distribution(forest, log_pf)
     exact = oracle.terminating_distribution(forest, oracle.exact_flows(forest, problem.log_reward)[1])
-    distance = oracle.total_variation(ends, exact, forest)
+    distance = total_variation(ends, exact, Segments.from_ids(forest.leaf_tree, forest.num_trees))
     expected = torch.zeros(forest.num_trees, dtype=torch.float64).index_add(
         0, forest.leaf_tree, ends.exp() * problem.reward
     )

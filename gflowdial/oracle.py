@@ -36,13 +36,6 @@ def terminating_distribution(forest: Forest, log_pf: Float[Tensor, " edges"]) ->
     return forest.root_sum(log_pf)[forest.leaves]
 
 
-def total_variation(
-    log_p: Float[Tensor, " leaves"], log_q: Float[Tensor, " leaves"], forest: Forest
-) -> Float[Tensor, " trees"]:
-    """``½ Σ |p - q|`` over the leaves of each tree, in [0, 1]."""
-    return segments.sum((log_p.exp() - log_q.exp()).abs() / 2, Segments.from_ids(forest.leaf_tree, forest.num_trees))
-
-
 def expected_flows(
     forest: Forest,
     log_reward: Float[Tensor, " leaves"],

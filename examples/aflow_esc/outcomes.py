@@ -12,6 +12,7 @@ from examples.aflow_esc.policies import DialoguePolicy
 from examples.aflow_esc.roles.simulated import Tree
 from gflowdial import oracle
 from gflowdial.forest import Forest
+from gflowdial.metrics.distances import total_variation
 
 
 class Outcome(NamedTuple):
@@ -52,8 +53,8 @@ def _on_tree(tree: Tree, policy: DialoguePolicy | None, temperature: float) -> O
     log_flow, exact_log_pf = oracle.exact_flows(forest, returns / temperature)
     log_pf = exact_log_pf if policy is None else torch.from_numpy(_edge_log_probs(tree, ended, policy))
     log_reach = forest.root_sum(log_pf)
-    reach, ends = log_reach.exp(), log_reach[forest.leaves].exp()
-    exact = (returns / temperature - log_flow[0]).exp()
+    log_ends = log_reach[forest.leaves]
+    reach, ends = log_reach.exp(), log_ends.exp()
     surprise = torch.where(log_pf > -torch.inf, log_pf, 0.0)
     status = np.array(tree.status)[forest.leaves.numpy()]
     inner = torch.from_numpy(~ended)
@@ -63,7 +64,7 @@ def _on_tree(tree: Tree, policy: DialoguePolicy | None, temperature: float) -> O
         left=float(ends @ torch.from_numpy(status == "left").double()),
         turns=float(ends @ forest.depth[forest.leaves].double()),
         entropy=float(-(reach[forest.edge_child] * surprise).sum() / reach[inner].sum()),
-        total_variation=float((ends - exact).abs().sum() / 2),
+        total_variation=float(total_variation(log_ends, returns / temperature - log_flow[0])),
     )
 
 

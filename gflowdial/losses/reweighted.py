@@ -1,7 +1,6 @@
 """Trajectory balance as it is run on long texts, in two forms that no longer ask for the plain target.
 
-Args of both, besides those of `trajectory_balance`: their own only. A reference policy takes the place of P_B, as in
-`relative_trajectory_balance`.
+The source has a reference policy in the place of P_B, as `relative_trajectory_balance` has.
 """
 
 from gflowdial.forest import Forest
@@ -61,7 +60,8 @@ def clipped_trajectory_balance(
     Args:
         log_behaviour: log-probability of each action by the policy that took it.
         clip: how far a weight may lie from 1, in (0, 1).
-        log_z, log_pf, log_pb, log_reward, forest, penalty: as in `trajectory_balance`.
+
+    The other arguments are those of `trajectory_balance`.
 
     Raises:
         ValueError: if a shape does not fit the forest, or ``clip`` is out of range.

@@ -90,7 +90,8 @@ def stochastic_detailed_balance(
     Args:
         log_dynamics: log P(s'|s,a) of each edge, by the environment or by a model of it. No gradient reaches it, or the
             model would bend to balance the flow; it learns by `dynamics_likelihood`.
-        log_flow, log_pf, log_pb, log_reward, forest, penalty: as in `detailed_balance`; log P_F is that of the action.
+
+    The other arguments are those of `detailed_balance`; log P_F is that of the action.
 
     Raises:
         ValueError: if a shape does not fit the forest.

@@ -53,7 +53,9 @@ def elbo(
     Its distance below log Z is ``KL(P_F(τ) ‖ R(x) P_B(τ|x) / Z)``.
 
     Args:
-        log_pf, log_pb, log_reward: as for `log_weights`.
+        log_pf: see `log_weights`, as for the next two.
+        log_pb: log P_B of each action.
+        log_reward: log R of each trajectory's end.
         forest: trajectories **sampled from P_F itself**, without exploration.
         conditions: the condition of each trajectory, whose log Z is its own; None means that all share one.
 
@@ -78,7 +80,9 @@ def eubo(
     of the trajectories did.
 
     Args:
-        log_pf, log_pb, log_reward: as for `log_weights`.
+        log_pf: see `log_weights`, as for the next two.
+        log_pb: log P_B of each action.
+        log_reward: log R of each trajectory's end.
         forest: trajectories **sampled backward from ends that were drawn in proportion to R**.
         conditions: the condition of each trajectory, whose log Z is its own; None means that all share one.
 

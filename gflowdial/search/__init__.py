@@ -4,4 +4,4 @@ from gflowdial.search.environment import SearchEnvironment, Transition
 from gflowdial.search.mcts import SearchConfig, search, selection_policy
 from gflowdial.search.search_forest import SearchForest
 
-__all__ = ["SearchEnvironment", "SearchConfig", "SearchForest", "Transition", "search", "selection_policy"]
+__all__ = ["SearchConfig", "SearchEnvironment", "SearchForest", "Transition", "search", "selection_policy"]

@@ -49,12 +49,6 @@ def test_exact_policy_samples_in_proportion_to_reward(data: st.DataObject) -> No
         torch.testing.assert_close(log_flow[forest.roots[tree]], torch.logsumexp(log_reward[here], 0))
 
 
-def test_total_variation_by_hand() -> None:
-    forest = Forest.from_parents(torch.tensor([-1, 0, 0, -1]))
-    p, q = torch.tensor([0.5, 0.5, 1.0]).log(), torch.tensor([0.9, 0.1, 1.0]).log()
-    torch.testing.assert_close(oracle.total_variation(p, q, forest), torch.tensor([0.4, 0.0]))
-
-
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_reward_without_a_number_is_named(bad: float) -> None:
     with pytest.raises(ValueError, match=r"log_reward\[1\] is"):
