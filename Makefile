@@ -17,10 +17,10 @@ demo: $(VENV)/example.stamp
 	$(EXAMPLE) run --config examples/aflow_esc/configs/demo.yaml --output $(OUTPUT)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto -m slow
 
 # The second backend of the segment reductions, and whether it gives what the first does.
 scatter: $(VENV)/scatter.stamp

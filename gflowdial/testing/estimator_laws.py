@@ -116,7 +116,7 @@ def _normalised(
     for what, where in wrong.items():
         for row, action in torch.nonzero(where).tolist()[:1]:
             raise BrokenLawError(
-                f"{name} {what}: it is {float(log_policy[row, action]):.6g} at action {action} in state "
+                f"{name} {what}: it is {float(log_policy[row, action].detach()):.6g} at action {action} in state "
                 f"{states[row].tolist()}, whose valid actions are {torch.nonzero(mask[row]).squeeze(1).tolist()}"
             )
     total = log_policy.double().exp().sum(1)
@@ -130,9 +130,9 @@ def _normalised(
 
 def _finite(answer: _Answer, states: Tensor) -> None:
     for row in torch.nonzero(~answer.log_flow.isfinite()).squeeze(1).tolist()[:1]:
-        raise BrokenLawError(f"log_flow is {float(answer.log_flow[row])} in state {states[row].tolist()}")
+        raise BrokenLawError(f"log_flow is {float(answer.log_flow[row].detach())} in state {states[row].tolist()}")
     for row in torch.nonzero(~answer.log_z.isfinite()).squeeze(1).tolist()[:1]:
-        raise BrokenLawError(f"log_z is {float(answer.log_z[row])} for condition {row}")
+        raise BrokenLawError(f"log_z is {float(answer.log_z[row].detach())} for condition {row}")
 
 
 def _alike(answer: _Answer, estimator: FlowEstimator, states: Tensor, conditions: Tensor) -> None:
