@@ -50,7 +50,7 @@ def masked_log_softmax(
 
     Neither values nor gradients are NaN, whatever the scores of masked actions, and masked actions get no gradient.
     """
-    # Filled with -inf instead, a row without valid actions would be NaN, and its gradient with it.
+    # Filled with -inf instead, a row without valid actions would be NaN on the way, where anomaly detection stops.
     valid = torch.where(mask, scores, torch.finfo(scores.dtype).min)
     return torch.where(mask, valid.log_softmax(1), -torch.inf)
 

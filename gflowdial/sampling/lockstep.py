@@ -134,9 +134,9 @@ def _walk(
     while True:
         mask = valid(states)
         going = mask.any(1).nonzero().squeeze(1)
-        if len(going) == 0:
+        if going.numel() == 0:
             break
-        if len(going) < len(row):
+        if going.numel() < row.numel():
             row, states, mask = row[going], states[going], mask[going]
         action = _draw(explore(policy(states), mask), mask, states, generator)
         states = step(states, action)

@@ -69,13 +69,16 @@ def test_masked_log_softmax_is_that_of_the_valid_actions_alone(data: st.DataObje
     assert (gradient[~mask] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("hostile", [torch.nan, torch.inf, -torch.inf])
 def test_a_masked_score_is_never_read(hostile: float) -> None:
     scores = torch.tensor([[1.0, hostile, 2.0], [hostile, hostile, hostile]], requires_grad=True)
     mask = torch.tensor([[True, False, True], [False, False, False]])
     log_p = masked_log_softmax(scores, mask)
     torch.testing.assert_close(log_p[0, [0, 2]], torch.tensor([1.0, 2.0]).log_softmax(0))
-    (gradient,) = torch.autograd.grad(log_p[mask].square().sum(), scores)
+    with torch.autograd.detect_anomaly(check_nan=True):
+        log_p = masked_log_softmax(scores, mask)
+        (gradient,) = torch.autograd.grad(log_p[mask].square().sum(), scores)
     assert gradient.isfinite().all()
 
 
