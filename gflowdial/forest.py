@@ -364,6 +364,12 @@ class Forest:
         values = self.edges_to_nodes(edge_values)
         return values + self.ancestor_filter(values)
 
+    def leaf_sum(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " leaves"]:
+        """The sum of ``edge_values`` along the path from the root to each leaf. Differentiable."""
+        if self.is_chains:
+            return edge_values.new_zeros(self.num_trees).index_add(0, self.edge_tree, edge_values)
+        return self.root_sum(edge_values)[self.leaves]
+
     def subtree_sum(self, x: Float[Tensor, " nodes"]) -> Float[Tensor, " nodes"]:
         """The sum of ``x`` over the subtree of each node, the node itself among it. Differentiable."""
         return x + self.descendant_filter(x)

@@ -33,7 +33,7 @@ def exact_flows(
 
 def terminating_distribution(forest: Forest, log_pf: Float[Tensor, " edges"]) -> Float[Tensor, " leaves"]:
     """Log-probability that the policy, started at a tree's root, ends in each leaf: ``Σ log P_F over root→leaf``."""
-    return forest.root_sum(log_pf)[forest.leaves]
+    return forest.leaf_sum(log_pf)
 
 
 def expected_flows(

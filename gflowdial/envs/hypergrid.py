@@ -40,30 +40,32 @@ class Hypergrid:
         self.num_features = dimensions * side + 1
         self.stop_action = dimensions
         self.initial_states = torch.zeros(1, dimensions + 1, dtype=torch.int64, device=device)
-        # Action i counts column i up; the flag is a column of height 1.
-        self._height = torch.tensor([side - 1] * dimensions + [1], device=device)
-        self._is_flag = self._height.new_zeros(dimensions + 1, dtype=torch.bool)
-        self._is_flag[-1] = True
-        self._points = torch.arange(side, device=device)
+        # Action i counts column i up; the flag is a column of height 1. Row f of a table is for states of flag f.
+        self._top = torch.tensor([[side - 1] * dimensions + [1], [0] * (dimensions + 1)], device=device)
+        self._bottom = torch.tensor([[0] * (dimensions + 1), [side] * dimensions + [0]], device=device)
+        self._up = torch.eye(dimensions + 1, dtype=torch.int64, device=device)
+        # A feature says whether some column holds some value.
+        self._column = torch.arange(self.num_features, device=device) // side
+        self._value = torch.arange(self.num_features, device=device) % side
+        self._value[-1] = 1
 
     def features(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states features"]:
         """Each coordinate one-hot, and the flag."""
-        one_hot = states[:, :-1, None] == self._points
-        return torch.cat([one_hot.flatten(1), states[:, -1:]], 1).float()
+        return (states.index_select(1, self._column) == self._value).float()
 
     def forward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
-        return (states < self._height) & (states[:, -1:] == 0)
+        return states < self._top.index_select(0, states[:, -1])
 
     def backward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
-        return (states > 0) & (self._is_flag | (states[:, -1:] == 0))
+        return states > self._bottom.index_select(0, states[:, -1])
 
     def step(self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]) -> Int[Tensor, "states width"]:
-        return states.scatter_add(1, actions[:, None], torch.ones_like(states[:, :1]))
+        return states + self._up.index_select(0, actions)
 
     def step_back(
         self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]
     ) -> Int[Tensor, "states width"]:
-        return states.scatter_add(1, actions[:, None], -torch.ones_like(states[:, :1]))
+        return states - self._up.index_select(0, actions)
 
     def log_reward(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
         """log R of any point, stopped or not: what the losses for states that may all end read."""

@@ -37,7 +37,7 @@ def trajectory_balance(
 
     Source: Malkin et al., arXiv 2201.13259; a log Z per condition: Zhang et al., arXiv 2302.05446.
     """
-    reached = forest.root_sum(log_ratio(log_pf, log_pb, forest))[forest.leaves]
+    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
     residual = leaf_residual(log_z, reached, log_reward, forest)
     return tree_mean(penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
 

@@ -31,7 +31,7 @@ def maximum_likelihood(
 
     Source: Zhang et al., arXiv 2209.02606.
     """
-    surprise = -forest.root_sum(lift("log_pf", log_pf, forest, "edge"))[forest.leaves]
+    surprise = -forest.leaf_sum(lift("log_pf", log_pf, forest, "edge"))
     if log_reward is None:
         return tree_mean(surprise, forest.leaf_tree, forest).to(log_pf.dtype)
     trees = Segments.from_ids(forest.leaf_tree, forest.num_trees)

@@ -32,7 +32,7 @@ def length_normalised_trajectory_balance(
 
     Source: Zhu et al., arXiv 2509.15207, with their reference policy as ``log_pb``.
     """
-    reached = forest.root_sum(log_ratio(log_pf, log_pb, forest))[forest.leaves]
+    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
     average = reached / forest.depth[forest.leaves].clamp(min=1)
     residual = leaf_residual(log_z, average, log_reward, forest)
     return tree_mean(penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
@@ -71,7 +71,7 @@ def clipped_trajectory_balance(
     if not 0 < clip < 1:
         raise ValueError(f"clip must lie in (0, 1); got {clip}.")
     shift = lift("log_pf", log_pf, forest, "edge") - lift("log_behaviour", log_behaviour, forest, "edge")
-    weight = forest.root_sum(shift.detach())[forest.leaves].exp().clamp(1 - clip, 1 + clip)
-    reached = forest.root_sum(log_ratio(log_pf, log_pb, forest))[forest.leaves]
+    weight = forest.leaf_sum(shift.detach()).exp().clamp(1 - clip, 1 + clip)
+    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
     residual = leaf_residual(log_z, reached, log_reward, forest)
     return tree_mean(weight * penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)

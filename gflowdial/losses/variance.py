@@ -44,7 +44,7 @@ def log_partition_variance(
         raise ValueError(f"group must have one id per tree, shape [{forest.num_trees}]; got {list(group.shape)}.")
     if group.is_floating_point() or group.dtype == torch.bool:
         raise ValueError(f"group must hold integers; got {group.dtype}.")
-    reached = forest.root_sum(log_ratio(log_pf, log_pb, forest))[forest.leaves]
+    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
     log_z = lift("log_reward", log_reward, forest, "leaf") - reached
     number = _numbered(group)
     groups = Segments.from_ids(number[forest.leaf_tree], forest.num_trees)

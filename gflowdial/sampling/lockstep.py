@@ -163,16 +163,17 @@ def _draw(
     generator: torch.Generator,
 ) -> Int[Tensor, " states"]:
     """One action a row, in proportion to ``probability``: the first to ring of exponential clocks of these rates."""
-    speed, action = (probability / torch.empty_like(probability).exponential_(generator=generator)).max(1)
-    drawn = (speed > 0) & mask.gather(1, action.unsqueeze(1)).squeeze(1)
+    clocks = torch.empty_like(probability).exponential_(generator=generator)
+    speed, action = (probability / clocks).max(1, keepdim=True)
+    drawn = (speed > 0) & mask.gather(1, action)
     if not bool(drawn.all()):
-        at = int((~drawn).nonzero()[0])
+        at = int((~drawn).nonzero()[0, 0])
         raise ValueError(
             f"the policy chooses no valid action in state {states[at].tolist()}: it must give log-probabilities, not "
             f"NaN, and -inf at invalid actions; its probabilities are {probability[at].tolist()}, "
             f"valid is {mask[at].tolist()}."
         )
-    return action
+    return action.squeeze(1)
 
 
 def _step_of_each(rows: list[Tensor], device: torch.device) -> Int[Tensor, " items"]:
@@ -187,7 +188,17 @@ def _chains(lengths: Tensor) -> tuple[Forest, Int[Tensor, " trees"]]:
     first = after - lengths - 1
     parent = torch.arange(-1, int(after[-1]) - 1, device=lengths.device)
     parent[first] = -1
-    return Forest(parent), first
+    forest = Forest(parent)
+    trees = torch.arange(len(lengths), device=lengths.device)
+    # What is known here, the forest need not derive.
+    vars(forest).update(
+        is_chains=True,
+        roots=first,
+        leaves=after - 1,
+        leaf_tree=trees,
+        edge_tree=trees.repeat_interleave(lengths),
+    )
+    return forest, first
 
 
 def _condition(environment: Environment, roots: Tensor) -> Int[Tensor, " trees"]:

@@ -112,6 +112,7 @@ def test_forests_join_and_come_apart_with_their_values(data: st.DataObject) -> N
         assert getattr(whole, count) == sum(getattr(f, count) for f in several)
     values = data.draw(vectors(whole.num_nodes))
     sums = whole.root_sum(values[whole.edge_child])
+    torch.testing.assert_close(whole.leaf_sum(values[whole.edge_child]), sums[whole.leaves])
     parts = whole.split()
     assert len(parts) == whole.num_trees
     for root, part in zip(whole.roots, parts, strict=True):

@@ -45,7 +45,9 @@ def paths(trajectories: Trajectories) -> list[Path]:
 def check_trajectories(environment: Environment, trajectories: Trajectories) -> None:
     forest, states, actions = trajectories.forest, trajectories.states, trajectories.actions
     lengths = forest.offsets.diff() - 1
-    torch.testing.assert_close(forest.parent, Forest.from_lengths(lengths).parent)
+    chains = Forest.from_lengths(lengths)
+    for known in ("parent", "roots", "leaves", "leaf_tree", "edge_tree", "is_chains"):
+        torch.testing.assert_close(getattr(forest, known), getattr(chains, known))
     torch.testing.assert_close(states[forest.roots], environment.initial_states[trajectories.condition])
     before, after = states[forest.edge_parent], states[forest.edge_child]
     assert environment.forward_mask(before).gather(1, actions[:, None]).all()
