@@ -44,11 +44,17 @@ class BitSequences:
         self.num_features = self.num_words << word
         self._modes = modes.to(device, torch.float64)
         self._vocabulary = torch.arange(1 << word, device=device)
+        # A feature says whether some position holds some word.
+        self._position = torch.arange(self.num_features, device=device) >> word
+        self._word = torch.arange(self.num_features, device=device) & (1 << word) - 1
         self._shifts = torch.arange(word - 1, -1, -1, device=device)
 
     def features(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states features"]:
         """Each word one-hot, zeros where it is not written."""
-        return (states[:, :, None] == self._vocabulary).flatten(1).float()
+        return self._holds(states).float()
+
+    def _holds(self, states: Tensor) -> Tensor:
+        return states.index_select(1, self._position) == self._word
 
     def log_reward(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
         """log R of whole sequences; NaN of others."""
@@ -96,19 +102,18 @@ class InsertBits(BitSequences):
         return self.num_features
 
     def forward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
-        return (states == EMPTY).repeat_interleave(len(self._vocabulary), 1)
+        return (states == EMPTY).index_select(1, self._position)
 
     def backward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
-        return (states[:, :, None] == self._vocabulary).flatten(1)
+        return self._holds(states)
 
     def step(self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]) -> Int[Tensor, "states width"]:
-        words = len(self._vocabulary)
-        return states.scatter(1, (actions // words)[:, None], (actions % words)[:, None])
+        return states.scatter(1, self._position[actions, None], self._word[actions, None])
 
     def step_back(
         self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]
     ) -> Int[Tensor, "states width"]:
-        return states.scatter(1, (actions // len(self._vocabulary))[:, None], EMPTY)
+        return states.scatter(1, self._position[actions, None], EMPTY)
 
 
 def random_modes(length: int, count: int, *, seed: int = 0) -> Int[Tensor, "modes length"]:

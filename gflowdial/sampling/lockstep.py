@@ -60,7 +60,8 @@ def sample_forward(
     walk = _walk(start, environment.forward_mask, environment.step, policy, explore, generator)
     forest, first = _chains(walk.lengths)
     node = first[walk.visitor] + walk.time
-    edge = (first - torch.arange(len(first), device=first.device))[walk.actor] + walk.action_time
+    # A tree has one edge fewer than nodes: the edge into node n of tree i is n - i - 1.
+    edge = (node - walk.visitor)[len(first) :] - 1
     states = torch.empty_like(walk.states).index_copy_(0, node, walk.states)
     actions = torch.empty_like(walk.actions).index_copy_(0, edge, walk.actions)
     return Trajectories(forest, states, actions, environment.log_reward(states[first + walk.lengths]), condition)
@@ -98,7 +99,8 @@ def sample_backward(
     forest, first = _chains(walk.lengths)
     last = first + walk.lengths
     node = last[walk.visitor] - walk.time
-    edge = (last - 1 - torch.arange(len(last), device=last.device))[walk.actor] - walk.action_time
+    # What was stepped to is a parent: its edge leads into the node after it.
+    edge = (node - walk.visitor)[len(last) :]
     flat = torch.empty_like(walk.states).index_copy_(0, node, walk.states)
     actions = torch.empty_like(walk.actions).index_copy_(0, edge, walk.actions)
     if log_reward is None:
@@ -108,14 +110,12 @@ def sample_backward(
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """What was visited, in the order of time: at step t the states of all rows that still walked."""
+    """What was visited, in the order of time: the start of every row, then at each step the rows that still walked."""
 
     states: Int[Tensor, "nodes width"]
     visitor: Int[Tensor, " nodes"]
     time: Int[Tensor, " nodes"]
     actions: Int[Tensor, " edges"]
-    actor: Int[Tensor, " edges"]
-    action_time: Int[Tensor, " edges"]
     lengths: Int[Tensor, " trees"]
 
 
@@ -128,31 +128,28 @@ def _walk(
     generator: torch.Generator,
 ) -> _Walk:
     """Step every row until it has no valid action."""
-    trees = len(states)
-    row = torch.arange(trees, device=states.device)
-    visited, visitors, actions, actors = [states], [row], [], []
+    row = torch.arange(len(states), device=states.device)
+    visited, visitors, actions = [states], [row], [row[:0]]
     while True:
         mask = valid(states)
         going = mask.any(1).nonzero().squeeze(1)
-        if going.numel() == 0:
+        if len(going) == 0:
             break
-        if going.numel() < row.numel():
+        if len(going) < len(row):
             row, states, mask = row[going], states[going], mask[going]
         action = _draw(explore(policy(states), mask), mask, states, generator)
         states = step(states, action)
         actions.append(action)
-        actors.append(row)
         visited.append(states)
         visitors.append(row)
-    actor = torch.cat([row[:0], *actors])
+    visitor = torch.cat(visitors)
+    sizes = torch.tensor([len(rows) for rows in visitors], device=row.device)
     return _Walk(
         states=torch.cat(visited),
-        visitor=torch.cat(visitors),
-        time=_step_of_each(visitors, states.device),
-        actions=torch.cat([row[:0], *actions]),
-        actor=actor,
-        action_time=_step_of_each(actors, states.device),
-        lengths=torch.bincount(actor, minlength=trees),
+        visitor=visitor,
+        time=torch.arange(len(sizes), device=row.device).repeat_interleave(sizes),
+        actions=torch.cat(actions),
+        lengths=torch.bincount(visitor) - 1,
     )
 
 
@@ -165,21 +162,15 @@ def _draw(
     """One action a row, in proportion to ``probability``: the first to ring of exponential clocks of these rates."""
     clocks = torch.empty_like(probability).exponential_(generator=generator)
     speed, action = (probability / clocks).max(1, keepdim=True)
-    drawn = (speed > 0) & mask.gather(1, action)
-    if not bool(drawn.all()):
-        at = int((~drawn).nonzero()[0, 0])
+    drawn = speed * mask.gather(1, action)
+    if not float(drawn.min()) > 0:
+        at = int((~(drawn > 0)).nonzero()[0, 0])
         raise ValueError(
             f"the policy chooses no valid action in state {states[at].tolist()}: it must give log-probabilities, not "
             f"NaN, and -inf at invalid actions; its probabilities are {probability[at].tolist()}, "
             f"valid is {mask[at].tolist()}."
         )
     return action.squeeze(1)
-
-
-def _step_of_each(rows: list[Tensor], device: torch.device) -> Int[Tensor, " items"]:
-    """The step at which each of the concatenated ``rows`` walked."""
-    sizes = torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device)
-    return torch.arange(len(rows), device=device).repeat_interleave(sizes)
 
 
 def _chains(lengths: Tensor) -> tuple[Forest, Int[Tensor, " trees"]]:
