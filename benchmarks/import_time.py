@@ -7,7 +7,7 @@ import subprocess
 import sys
 from statistics import median
 
-from benchmarks.provenance import write_results
+from benchmarks.provenance import write_results, write_table
 
 RUNS = 10
 BAR = 1.15
@@ -33,8 +33,15 @@ def main() -> None:
         "bar": BAR,
     }
     path = write_results("import_time", result)
-    print(f"torch {median(torch_times):.3f} s, gflowdial {median(library_times):.3f} s: ratio {ratio:.3f} (bar {BAR})")
-    print(f"written to {path}")
+    table = "\n".join(
+        [
+            "| `import torch` | `import gflowdial` | ratio |",
+            "|---|---|---|",
+            f"| {median(torch_times):.3f} s | {median(library_times):.3f} s | {ratio:.3f} |",
+        ]
+    )
+    write_table("import_time", table)
+    print(f"{table}\n\nThe bar is {BAR}. Written to {path}")
 
 
 if __name__ == "__main__":

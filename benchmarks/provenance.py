@@ -33,10 +33,9 @@ def write_results(name: str, content: dict[str, Any], packages: Iterable[str] = 
     return path
 
 
-def read_results(name: str) -> dict[str, Any]:
-    """What `write_results` wrote under ``name``."""
-    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return content
+def write_table(name: str, markdown: str) -> None:
+    """Write the table that a page of the docs includes to ``benchmarks/results/NAME.md``."""
+    (RESULTS / f"{name}.md").write_text(markdown + "\n")
 
 
 def _revision() -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.provenance import write_results
+from benchmarks.provenance import write_results, write_table
 from gflowdial import segments
 from gflowdial.segments import Backend, Segments
 
@@ -86,6 +86,7 @@ def main() -> None:
     rows = [case(operation, layout, items) for operation in OPERATIONS for layout in LAYOUTS for items in SIZES]
     setup = {"items per segment": ITEMS_PER_SEGMENT, "dtype": "float64"}
     path = write_results("segment_backends", setup | {"rows": rows}, packages=["torch-scatter"])
+    write_table("segment_backends", markdown(rows))
     print(f"{markdown(rows)}\n\nwritten to {path}")
 
 

@@ -28,7 +28,7 @@ from gfn.samplers import Sampler
 from gfn.utils.modules import MLP
 from torch import Tensor
 
-from benchmarks.provenance import write_results
+from benchmarks.provenance import write_results, write_table
 from gflowdial import Forest, losses
 
 GRIDS = ((2, 8), (4, 8))
@@ -161,16 +161,24 @@ def gradient(loss: Tensor, parameters: list[Tensor]) -> Tensor:
     return torch.cat([grad.flatten() for grad in grads])
 
 
+def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The largest differences of each loss, in float64 and float32."""
+    columns = [(dtype, key) for dtype, rows in table.items() for key in ("value, absolute", "gradient, relative")]
+    lines = ["| torchgfn's loss | " + " | ".join(f"{dtype}: {key}" for dtype, key in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name in table["float64"]:
+        lines.append(f"| {name} | " + " | ".join(f"{table[dtype][name][key]:.1e}" for dtype, key in columns) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     table = {str(dtype).removeprefix("torch."): compare(dtype) for dtype in (torch.float64, torch.float32)}
     agrees = all(row["value, absolute"] <= BAR for rows in table.values() for row in rows.values())
     setup = {"grids": GRIDS, "seeds": SEEDS, "batch": BATCH, "bar": BAR, "agrees": agrees}
     path = write_results("torchgfn_agreement", setup | {"largest difference": table}, ["torchgfn", "numpy"])
-    for dtype, rows in table.items():
-        for name, row in rows.items():
-            print(f"{dtype:8} {name:38}" + "".join(f"  {key} {value:.1e}" for key, value in row.items()))
-    print(f"written to {path}")
+    write_table("torchgfn_agreement", markdown(table))
+    print(f"{markdown(table)}\n\nwritten to {path}")
     if not agrees:
         raise SystemExit(f"values differ by more than {BAR}")
 
