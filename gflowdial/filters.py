@@ -118,13 +118,48 @@ class ChainScan:
         return cells.index_select(0, self.slot)
 
 
+@dataclass(frozen=True, eq=False)
+class RowScan:
+    """``y_n = x_n + decay · y_{n-1}`` along every row of a table, as `ChainScan` but block after block.
+
+    Attributes:
+        rise, fall: ``decay^-i`` and ``decay^i`` at position i of a block.
+    """
+
+    decay: float
+    rise: Tensor
+    fall: Tensor
+
+    @staticmethod
+    def of(nodes: int, decay: float, dtype: torch.dtype, device: torch.device) -> "RowScan":
+        step = torch.arange(_block_width(nodes, 1, decay, dtype), device=device, dtype=dtype)
+        return RowScan(decay, decay**-step, decay**step)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The scan of ``x [rows, nodes]``, in its place. Differentiable."""
+        if self.decay == 1:
+            return x.cumsum_(1)
+        width = len(self.rise)
+        for start in range(0, x.shape[1], width):
+            block = x[:, start : start + width]
+            if start > 0:
+                block[:, 0].add_(x[:, start - 1], alpha=self.decay)
+            size = block.shape[1]
+            block.mul_(self.rise[:size]).cumsum_(1).mul_(self.fall[:size])
+        return x
+
+
 def _block_width(nodes: int, chains: int, decay: float, dtype: torch.dtype) -> int:
-    """As wide as a chain on average, for then padding at most doubles the table; but no power of ``decay`` in it may
-    fall below ε², so that nothing overflows, and what weighs less than ε⁴ is left out."""
+    """As wide as a chain on average, for then padding at most doubles the table, or the widest that is safe."""
     mean = max(2, -(-nodes // chains))
-    widest = 1 + int(2 * math.log(torch.finfo(dtype).eps) / math.log(decay)) if decay < 1 else mean
-    blocks = -(-mean // widest)
+    blocks = -(-mean // widest_block(decay, dtype)) if decay < 1 else 1
     return -(-mean // blocks)
+
+
+def widest_block(decay: float, dtype: torch.dtype) -> int:
+    """No power of ``decay < 1`` in a block may fall below ε², so that nothing overflows, and what weighs less than ε⁴
+    is left out."""
+    return 1 + int(2 * math.log(torch.finfo(dtype).eps) / math.log(decay))
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,6 +171,7 @@ class Forest:
             ValueError: if a decay is outside (0, 1].
         """
         _ = self.leaves_below, self.edge_tree, self.leaf_tree, self.depth, self.num_pairs, self._ancestors, self.memo
+        _ = self.chain_size
         nothing = torch.zeros(self.num_nodes, dtype=precise_dtype(self.device), device=self.device)
         for decay in (1.0, *decays):
             self.ancestor_filter(nothing, decay)
@@ -252,6 +253,14 @@ class Forest:
         """Whether every tree is a path and its nodes follow one another."""
         before = torch.arange(-1, self.num_nodes - 1, device=self.device)
         return bool(((self.parent < 0) | (self.parent == before)).all())
+
+    @cached_property
+    def chain_size(self) -> int | None:
+        """Nodes of each tree, if all are chains of one length: values are then a table ``[trees, nodes]``."""
+        size, rest = divmod(self.num_nodes, self.num_trees)
+        if not self.is_chains or rest > 0:
+            return None
+        return size if bool((self.roots.diff() == size).all()) else None
 
     @cached_property
     def tree(self) -> Int[Tensor, " nodes"]:
@@ -366,6 +375,8 @@ class Forest:
 
     def leaf_sum(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " leaves"]:
         """The sum of ``edge_values`` along the path from the root to each leaf. Differentiable."""
+        if self.chain_size is not None:
+            return edge_values.reshape(self.num_trees, -1).sum(1)
         if self.is_chains:
             return edge_values.new_zeros(self.num_trees).index_add(0, self.edge_tree, edge_values)
         return self.root_sum(edge_values)[self.leaves]

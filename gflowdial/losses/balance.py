@@ -3,7 +3,7 @@
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import anchored_flow, edge_residual, leaf_residual, log_ratio
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.reduction import tree_mean
+from gflowdial.losses.reduction import edge_mean, leaf_mean
 from gflowdial.shapes import Float, Tensor
 
 
@@ -39,7 +39,7 @@ def trajectory_balance(
     """
     reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
     residual = leaf_residual(log_z, reached, log_reward, forest)
-    return tree_mean(penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
+    return leaf_mean(penalty(residual), forest).to(log_pf.dtype)
 
 
 def detailed_balance(
@@ -74,4 +74,4 @@ def detailed_balance(
     """
     flow = anchored_flow(log_flow, log_reward, forest)
     residual = edge_residual(flow, log_ratio(log_pf, log_pb, forest), forest)
-    return tree_mean(penalty(residual), forest.edge_tree, forest).to(log_flow.dtype)
+    return edge_mean(penalty(residual), forest).to(log_flow.dtype)

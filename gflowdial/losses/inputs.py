@@ -12,6 +12,7 @@ from gflowdial.precision import precise_dtype
 from gflowdial.shapes import Float, Tensor
 
 Place = Literal["node", "edge", "leaf", "tree"]
+COUNTS = {"node": "num_nodes", "edge": "num_edges", "leaf": "num_leaves", "tree": "num_trees"}
 _finite_required = ContextVar("finite_required", default=False)
 
 
@@ -37,12 +38,13 @@ def lift(name: str, values: Tensor, forest: Forest, place: Place) -> Tensor:
     Raises:
         ValueError: if ``values`` has another shape or is not floating point, or under `require_finite` not finite.
     """
-    length = {
-        "node": forest.num_nodes,
-        "edge": forest.num_edges,
-        "leaf": forest.num_leaves,
-        "tree": forest.num_trees,
-    }[place]
+    check(name, values, forest, place)
+    return values.to(precise_dtype(values.device))
+
+
+def check(name: str, values: Tensor, forest: Forest, place: Place) -> None:
+    """What `lift` raises, for who lifts the values later."""
+    length: int = getattr(forest, COUNTS[place])
 
     def locate(index: int) -> str:
         nodes = {"edge": forest.edge_child, "leaf": forest.leaves, "tree": forest.roots}.get(place)
@@ -52,7 +54,7 @@ def lift(name: str, values: Tensor, forest: Forest, place: Place) -> Tensor:
         ]
         return f"tree {int(forest.tree[node])}, {what} {node}"
 
-    return lift_vector(name, values, length, place, locate)
+    _check_vector(name, values, length, place, locate)
 
 
 def lift_vector(name: str, values: Tensor, length: int, what: str, locate: Callable[[int], str]) -> Tensor:
@@ -62,6 +64,11 @@ def lift_vector(name: str, values: Tensor, length: int, what: str, locate: Calla
         ValueError: if ``values`` is no vector of ``length`` floating-point entries, or not finite under
             `require_finite`.
     """
+    _check_vector(name, values, length, what, locate)
+    return values.to(precise_dtype(values.device))
+
+
+def _check_vector(name: str, values: Tensor, length: int, what: str, locate: Callable[[int], str]) -> None:
     if values.shape != (length,):
         raise ValueError(f"{name} must have one entry per {what}, shape [{length}]; got {list(values.shape)}.")
     if not values.is_floating_point():
@@ -69,7 +76,6 @@ def lift_vector(name: str, values: Tensor, length: int, what: str, locate: Calla
     if not torch.compiler.is_compiling() and _finite_required.get() and not bool(values.isfinite().all()):
         index = int(torch.nonzero(~values.isfinite())[0])
         raise ValueError(f"{name}[{index}] is {float(values.detach()[index])}: {locate(index)}.")
-    return values.to(precise_dtype(values.device))
 
 
 def log_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[Tensor, " edges"]:
@@ -86,10 +92,13 @@ def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float
 
 def edge_residual(log_flow: Tensor, log_ratio: Tensor, forest: Forest) -> Float[Tensor, " edges"]:
     """The one-step residual ``δ = log F(child) - log F(parent) - (log P_F - log P_B)`` of each edge."""
+    if forest.chain_size is not None:
+        return log_flow.reshape(forest.num_trees, -1).diff(dim=1).flatten() - log_ratio
     return log_flow[forest.edge_child] - log_flow[forest.edge_parent] - log_ratio
 
 
 def leaf_residual(log_z: Tensor, reached: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " leaves"]:
     """``log R - log Z - reached`` of each leaf, with one log Z for all trees or one per tree."""
     log_z = lift("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest, "tree")
-    return lift("log_reward", log_reward, forest, "leaf") - log_z[forest.leaf_tree] - reached
+    at_leaf = log_z if forest.is_chains else log_z[forest.leaf_tree]
+    return lift("log_reward", log_reward, forest, "leaf") - at_leaf - reached

@@ -11,6 +11,16 @@ def tree_mean(values: Float[Tensor, " items"], tree: Int[Tensor, " items"], fore
     return segments.mean(values, Segments.from_ids(tree, forest.num_trees)).mean()
 
 
+def leaf_mean(values: Float[Tensor, " leaves"], forest: Forest) -> Float[Tensor, ""]:
+    """`tree_mean` of one value per leaf; a chain has one leaf."""
+    return values.mean() if forest.is_chains else tree_mean(values, forest.leaf_tree, forest)
+
+
+def edge_mean(values: Float[Tensor, " edges"], forest: Forest) -> Float[Tensor, ""]:
+    """`tree_mean` of one value per edge; chains of one length have the same number of edges."""
+    return values.mean() if (forest.chain_size or 1) > 1 else tree_mean(values, forest.edge_tree, forest)
+
+
 def weighted_tree_mean(
     values: Float[Tensor, " items"], weight: Float[Tensor, " items"], tree: Int[Tensor, " items"], forest: Forest
 ) -> Float[Tensor, ""]:

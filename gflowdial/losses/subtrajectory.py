@@ -6,8 +6,10 @@ from typing import Any, Literal, cast
 import torch
 
 from gflowdial import segments
+from gflowdial.filters import widest_block
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import anchored_flow, edge_residual, log_ratio
+from gflowdial.losses.equal_chains import TableMeasure, equal_chains_balance
+from gflowdial.losses.inputs import anchored_flow, check, edge_residual, log_ratio
 from gflowdial.losses.pairs import listed_pairs_sum
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.precision import precise_dtype
@@ -15,6 +17,7 @@ from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
 PairWeight = Literal["unique", "path"]
+MOST_BLOCKS = 16
 
 
 def subtrajectory_balance(
@@ -54,8 +57,24 @@ def subtrajectory_balance(
 
     Source: Madan et al., arXiv 2209.12782; the linear form is derived in docs/mathematics.md.
     """
+    if penalty is squared and _is_table(forest, decay):
+        _checked_pair_weight(pair_weight)
+        check("log_flow", log_flow, forest, "node")
+        check("log_pf", log_pf, forest, "edge")
+        if log_pb is not None:
+            check("log_pb", log_pb, forest, "edge")
+        check("log_reward", log_reward, forest, "leaf")
+        return equal_chains_balance(log_flow, log_pf, log_pb, log_reward, TableMeasure.of(forest, decay))
     residual = edge_residual(anchored_flow(log_flow, log_reward, forest), log_ratio(log_pf, log_pb, forest), forest)
     return pair_mean(residual, forest, decay, pair_weight, penalty).to(log_flow.dtype)
+
+
+def _is_table(forest: Forest, decay: float) -> bool:
+    """Whether trees are chains of one length, of `MOST_BLOCKS` blocks at most: these are scanned in turn."""
+    # The measure of a table waits for the device, which compiled code cannot.
+    if torch.compiler.is_compiling() or not 0 < decay <= 1 or forest.chain_size is None or forest.chain_size < 2:
+        return False
+    return decay == 1 or forest.chain_size <= MOST_BLOCKS * widest_block(decay, precise_dtype(forest.device))
 
 
 def pair_mean(
@@ -117,11 +136,15 @@ def node_weight(forest: Forest, pair_weight: PairWeight) -> Float[Tensor, " node
         ValueError: if ``pair_weight`` is unknown.
     """
     dtype = precise_dtype(forest.device)
-    if pair_weight == "unique":
-        return torch.ones(forest.num_nodes, dtype=dtype, device=forest.device)
-    if pair_weight == "path":
+    if _checked_pair_weight(pair_weight) == "path":
         return forest.leaves_below.to(dtype)
-    raise ValueError(f"pair_weight must be 'unique' or 'path'; got {pair_weight!r}.")
+    return torch.ones(forest.num_nodes, dtype=dtype, device=forest.device)
+
+
+def _checked_pair_weight(pair_weight: PairWeight) -> PairWeight:
+    if pair_weight not in ("unique", "path"):
+        raise ValueError(f"pair_weight must be 'unique' or 'path'; got {pair_weight!r}.")
+    return pair_weight
 
 
 def pair_energy(residual: Float[Tensor, " edges"], forest: Forest, measure: PairMeasure) -> Float[Tensor, " trees"]:
