@@ -1,0 +1,129 @@
+"""The tables and the plot of `benchmarks.loss`, from its results."""
+
+from typing import Any
+
+import matplotlib
+
+from benchmarks.provenance import RESULTS, write_table
+
+IMAGES = RESULTS.parents[1] / "docs" / "images"
+
+NAMES = {
+    "gflowdial": "gflowdial",
+    "torchgfn": "torchgfn",
+    "dense": "dense [B, T, T]",
+    "matrix": "matrix [T, T]",
+    "loop": "loop",
+    "padded": "padded, by hand",
+    "pairs": "pairs listed",
+}
+
+
+def write(results: dict[str, Any]) -> None:
+    """The tables that docs/speed.md includes, and its plot."""
+    parts = [f"{title}\n\n{table}" for title, table in tables(results).items()]
+    text = "\n\n".join(parts)
+    write_table("loss", text)
+    plot(results)
+    print(text)
+
+
+def tables(results: dict[str, Any]) -> dict[str, str]:
+    chains, trees = results["chains"], results["trees"]
+    found = {}
+    for decay in sorted({row["decay"] for row in chains}, reverse=True):
+        rows = [row for row in chains if row["objective"] == "SubTB" and row["decay"] == decay]
+        found[f"SubTB, λ = {decay:g}, {results['batch']} equal chains: ms, and how many times ours."] = times(rows, "T")
+    for objective in ("TB", "DB"):
+        found[f"{objective}, the same."] = times([row for row in chains if row["objective"] == objective], "T")
+    for kind, title in {
+        "ragged": "SubTB, λ = 0.9, 64 chains of T/2 to 3T/2 actions.",
+        "search": "SubTB, λ = 0.9, 64 search trees, by simulations; the others take every path as a trajectory.",
+        "deep": "SubTB, λ = 0.9, 64 deep trees of T + 1 nodes.",
+    }.items():
+        found[title] = times([row for row in trees if row["trees"] == kind], "size")
+    found["Peak extra MiB of the first pass, with all that it caches · of the next."] = peaks(results["memory"])
+    found["What bounds SubTB with λ = 0.9: an estimate from what it launches and moves, beside what it takes."] = (
+        bounds([row for row in chains if row["objective"] == "SubTB" and row["decay"] != 1])
+    )
+    return found
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def times(rows: list[dict[str, Any]], size: str) -> str:
+    """Median (quartiles) and the ratio to ours, a row for each size."""
+    forms = [form for form in NAMES if any(form in row["forms"] for row in rows)]
+
+    def cell(form: str, row: dict[str, Any]) -> str:
+        if form not in row["forms"]:
+            return "–"
+        found = row["forms"][form]
+        spread = f"{found['ms']:.3g} ({found['first quartile']:.3g}–{found['third quartile']:.3g})"
+        return spread if form == "gflowdial" else f"{spread} · ×{found['ratio']:.3g}"
+
+    return table(
+        [size, *(NAMES[form] for form in forms)],
+        [[str(row[size]), *(cell(form, row) for form in forms)] for row in rows],
+    )
+
+
+def peaks(rows: list[dict[str, Any]]) -> str:
+    found = {(row["kind"], row["form"], row["decay"], row["size"]): row for row in rows}
+    columns = list(dict.fromkeys(key[:3] for key in found))
+    sizes = sorted({key[3] for key in found})
+
+    def cell(column: tuple[str, str, float], size: int) -> str:
+        row = found.get((*column, size))
+        return f"{row['first MiB']:.3g} · {row['next MiB']:.3g}" if row else "–"
+
+    head = [f"{NAMES[form]}, {kind}, λ = {decay:g}" for kind, form, decay in columns]
+    return table(["T", *head], [[str(size), *(cell(column, size) for column in columns)] for size in sizes])
+
+
+def bounds(rows: list[dict[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        b, measured = row["bounds"], row["forms"]["gflowdial"]["ms"]
+        estimate = b["launch ms"] + b["bytes ms"]
+        lines.append(
+            [
+                str(row["T"]),
+                f"{b['launches']} × {b['launch us']:.2f} µs = {b['launch ms']:.3f}",
+                f"{b['MB']:.2f} MB ÷ {b['GB/s']:.0f} GB/s = {b['bytes ms']:.3f}",
+                f"{estimate:.3f}",
+                f"{measured:.3f}",
+                f"{estimate / measured:.0%}",
+            ]
+        )
+    return table(["T", "launches, ms", "bytes, ms", "sum, ms", "measured, ms", "share"], lines)
+
+
+def plot(results: dict[str, Any]) -> None:
+    """Time and memory of SubTB over trajectory length, all forms, λ = 0.9."""
+    matplotlib.use("svg")
+    # Fixed ids and no date: the same results give the same file.
+    matplotlib.rcParams["svg.hashsalt"] = "gflowdial"
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    rows = [row for row in results["chains"] if row["objective"] == "SubTB" and row["decay"] != 1]
+    for form in NAMES:
+        if points := [(row["T"], row["forms"][form]["ms"]) for row in rows if form in row["forms"]]:
+            left.loglog(*zip(*points, strict=True), marker="o", label=NAMES[form])
+    cases = [row for row in results["memory"] if row["kind"] == "chains" and row["decay"] != 1]
+    for form in NAMES:
+        # Less than a page is no measurement.
+        if points := [
+            (row["size"], row["first MiB"]) for row in cases if row["form"] == form and row["first MiB"] > 0.01
+        ]:
+            right.loglog(*zip(*points, strict=True), marker="o", label=NAMES[form])
+    left.set(xlabel="actions per trajectory, T", ylabel="ms, forward and backward")
+    right.set(xlabel="actions per trajectory, T", ylabel="peak extra MiB")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    left.legend()
+    figure.savefig(IMAGES / "loss.svg", metadata={"Date": None})
