@@ -153,12 +153,12 @@ def growth_markdown(rows: list[dict[str, float]]) -> str:
     for row in rows:
         cells = [
             f"{row['batch']:,}",
-            f"{row['ms']:.3g}",
+            f"{row['ms']:,.1f}",
             f"{row['states']:,}",
             f"{row['distinct states']:,}",
             f"{row['launches']:,}",
-            f"{row['arithmetic ms']:.2g}",
-            f"{row['arithmetic ms without sharing']:.2g}",
+            f"{row['arithmetic ms']:,.1f}",
+            f"{row['arithmetic ms without sharing']:,.1f}",
             f"{row['peak MiB']:.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
