@@ -96,13 +96,14 @@ class _EqualChains(torch.autograd.Function):
             # The saved flux is a constant to autograd; a second derivative needs it as a function of the input.
             flux = table_flux(_residual(log_flow, log_pf, log_pb, log_reward), ctx.measure)
         slope = flux * grad
-        last = slope[:, -1:]
         # A node's log F counts for the edge into it and against the edge out of it; at a leaf stands log R.
-        at_node = torch.cat([-slope[:, :1], slope[:, :-1] - slope[:, 1:], torch.zeros_like(last)], 1)
+        edges = torch.constant_pad_nd(slope, (1, 1))
+        at_node = edges[:, :-1] - edges[:, 1:]
+        at_node[:, -1] = 0.0
         return (
             at_node.to(log_flow.dtype).view(-1),
-            slope.neg().to(log_pf.dtype).view(-1),
+            slope.to(log_pf.dtype).neg().view(-1),
             None if log_pb is None else slope.to(log_pb.dtype).view(-1),
-            last.to(log_reward.dtype).reshape(-1),
+            slope[:, -1].to(log_reward.dtype) if ctx.needs_input_grad[3] else None,
             None,
         )
