@@ -26,6 +26,8 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
 def random_forest(kind: str, nodes: int, generator: torch.Generator) -> Forest:
     if kind == "chains":
         return Forest.from_lengths([0, nodes - 405, 1, 400])
+    if kind == "equal chains":
+        return Forest.from_lengths([nodes // 4 - 1] * 4)
     # Parents close by make deep trees, parents anywhere shallow ones.
     reach = 3 if kind == "deep tree" else nodes
     number = torch.arange(nodes)
@@ -37,7 +39,7 @@ def random_forest(kind: str, nodes: int, generator: torch.Generator) -> Forest:
 
 @pytest.mark.parametrize("pair_weight", ["unique", "path"])
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.99, 1.0])
-@pytest.mark.parametrize("kind", ["chains", "deep tree", "shallow tree"])
+@pytest.mark.parametrize("kind", ["chains", "equal chains", "deep tree", "shallow tree"])
 @pytest.mark.parametrize("offset", [0.0, 1e4])
 def test_subtb_equals_every_pair_listed(kind: str, decay: float, pair_weight: str, offset: float) -> None:
     generator = torch.Generator().manual_seed(2)
