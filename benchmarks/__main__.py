@@ -1,12 +1,19 @@
-"""Lists the benchmarks, or runs those that are named.
+"""Lists the benchmarks, or runs those that are named; ``all`` names every one.
 
-Run: python -m benchmarks [NAME ...]
+Those that stand beside other libraries run in the environment that `make bench-peers` makes, $PEERS or .venv-peers.
+
+Run: python -m benchmarks [NAME ... | all]
 """
 
 import ast
 import importlib
+import os
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+BESIDE_PEERS = ("environments", "loss", "torchgfn_agreement")
 
 
 def suites() -> dict[str, str]:
@@ -22,13 +29,25 @@ def suites() -> dict[str, str]:
 
 def main(names: list[str]) -> None:
     known = suites()
+    if names == ["all"]:
+        names = list(known)
     if unknown := [name for name in names if name not in known]:
         raise SystemExit(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(known)}")
     if not names:
         for name, line in known.items():
             print(f"{name:20} {line}")
     for name in names:
-        importlib.import_module(f"benchmarks.{name}").main()
+        if name in BESIDE_PEERS and find_spec("gfn") is None:
+            run_beside_peers(name)
+        else:
+            importlib.import_module(f"benchmarks.{name}").main()
+
+
+def run_beside_peers(name: str) -> None:
+    interpreter = Path(os.environ.get("PEERS", ".venv-peers")) / "bin" / "python"
+    if not interpreter.exists():
+        raise SystemExit(f"{name} stands beside other libraries, and there is no {interpreter}: run `make bench-peers`")
+    subprocess.run([interpreter, "-m", "benchmarks", name], check=True)
 
 
 if __name__ == "__main__":

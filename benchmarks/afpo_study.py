@@ -3,7 +3,7 @@
 Every tree has known rewards, so its exact flow is known. A softmax policy and a free value V are trained from several
 random starts on each objective, and the policy that comes out is compared with the exact one and with its sisters.
 
-Run: python -m benchmarks.afpo_study
+Run: python -m benchmarks afpo_study
 """
 
 import math

@@ -4,7 +4,7 @@ The estimator is a table, so that nothing but the loss and the samples stands be
 table starts at random, and trees, graphs and dialogues have random rewards, both by the seed; P_B is uniform. What is
 measured is exact: the total variation between where the policy ends and where it should, summed over all states.
 
-Run: python -m benchmarks.convergence
+Run: python -m benchmarks convergence
 """
 
 import multiprocessing

@@ -4,7 +4,7 @@ The settings are those of torchgfn's own comparison of libraries: on-policy, a l
 P_F, hidden width 256, two layers, Adam at 1e-3 (log Z: 0.1). Each library is driven the way its authors drive it, in an
 interpreter of its own that may use one core; they take turns, block by block, after a warm-up that is not counted.
 
-Run: .venv-peers/bin/python -m benchmarks.environments
+Run: python -m benchmarks environments
 """
 
 import json

@@ -1,6 +1,6 @@
 """What `import gflowdial` costs beside `import torch`, in fresh interpreters that alternate.
 
-Run: python -m benchmarks.import_time
+Run: python -m benchmarks import_time
 """
 
 import subprocess

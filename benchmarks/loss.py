@@ -1,29 +1,25 @@
 """The losses beside torchgfn's, dense forms and a loop: time, memory, and what bounds both.
 
 Every contestant gets the same float32 input and must give the same value and gradient before it is timed; they take
-turns in one process with one thread. Peak memory is measured in a process of its own for each case. It runs in the
-environment of the peers, which `make bench-peers` makes; elsewhere it starts itself there ($PEERS/bin/python).
+turns in one process with one thread. Peak memory is measured in a process of its own for each case.
 
-Run: python -m benchmarks.loss
+Run: python -m benchmarks loss
 """
 
 import json
 import multiprocessing
-import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import loss_contestants as forms
-from benchmarks import loss_trees
+from benchmarks import loss_report, loss_trees
 from benchmarks.measure import Work, load, machine, peak_extra_mib, side_by_side
-from benchmarks.provenance import RESULTS, write_results
+from benchmarks.provenance import results_path, write_results
 from gflowdial import Forest, losses
 
 LENGTHS = (16, 64, 256, 1024, 4096)
@@ -263,15 +259,8 @@ def measure() -> None:
 
 
 def main() -> None:
-    if find_spec("gfn") is None:
-        peers = os.environ.get("PEERS", ".venv-peers")
-        subprocess.run([f"{peers}/bin/python", "-m", "benchmarks.loss"], check=True)
-    else:
-        measure()
-    if find_spec("matplotlib") is not None:
-        from benchmarks import loss_report
-
-        loss_report.write(json.loads((RESULTS / "loss.json").read_text()))
+    measure()
+    loss_report.write(json.loads(results_path("loss").read_text()))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import matplotlib
-
-from benchmarks.provenance import RESULTS, write_table
+from benchmarks.plots import Panel, plot
+from benchmarks.provenance import write_table
 
 DECAYS = (1.0, 0.9)
-IMAGES = RESULTS.parents[1] / "docs" / "images"
 
 NAMES = {
     "gflowdial": "gflowdial",
@@ -25,7 +23,7 @@ def write(results: dict[str, Any]) -> None:
     parts = [f"**{title}**\n\n{table}" for title, table in tables(results).items()]
     text = "\n\n".join(parts)
     write_table("loss", text)
-    plot(results)
+    plot("loss", panels(results))
     print(text)
 
 
@@ -105,28 +103,18 @@ def bounds(rows: list[dict[str, Any]]) -> str:
     return table(["T", "launches, ms", "bytes, ms", "sum, ms", "measured, ms", "share"], lines)
 
 
-def plot(results: dict[str, Any]) -> None:
+def panels(results: dict[str, Any]) -> list[Panel]:
     """Time and memory of SubTB over trajectory length, all forms, λ = 0.9."""
-    matplotlib.use("svg")
-    # Fixed ids and no date: the same results give the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "gflowdial"
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     rows = [row for row in results["chains"] if row["objective"] == "SubTB" and row["decay"] != 1]
-    for form in NAMES:
-        if points := [(row["T"], row["forms"][form]["ms"]) for row in rows if form in row["forms"]]:
-            left.loglog(*zip(*points, strict=True), marker="o", label=NAMES[form])
     cases = [row for row in results["memory"] if row["kind"] == "chains" and row["decay"] != 1]
-    for form in NAMES:
+    time = {
+        label: [(row["T"], row["forms"][form]["ms"]) for row in rows if form in row["forms"]]
+        for form, label in NAMES.items()
+    }
+    memory = {
         # Less than a page is no measurement.
-        if points := [
-            (row["size"], row["first MiB"]) for row in cases if row["form"] == form and row["first MiB"] > 0.01
-        ]:
-            right.loglog(*zip(*points, strict=True), marker="o", label=NAMES[form])
-    left.set(xlabel="actions per trajectory, T", ylabel="ms, forward and backward")
-    right.set(xlabel="actions per trajectory, T", ylabel="peak extra MiB")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    left.legend()
-    figure.savefig(IMAGES / "loss.svg", metadata={"Date": None})
+        label: [(row["size"], row["first MiB"]) for row in cases if row["form"] == form and row["first MiB"] > 0.01]
+        for form, label in NAMES.items()
+    }
+    length = "actions per trajectory, T"
+    return [Panel(length, "ms, forward and backward", time), Panel(length, "peak extra MiB", memory)]

@@ -14,20 +14,27 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
+def results_path(name: str) -> Path:
+    """``benchmarks/results/NAME.json``; results of a GPU carry its name as well."""
+    gpu = f"-{torch.cuda.get_device_name().replace(' ', '-')}" if torch.cuda.is_available() else ""
+    return RESULTS / f"{name}{gpu}.json"
+
+
 def write_results(name: str, content: dict[str, Any], packages: Iterable[str] = ()) -> Path:
-    """Write ``content`` and where it comes from to ``benchmarks/results/NAME.json``.
+    """Write ``content`` and where it comes from to `results_path`.
 
     ``packages`` are further distributions whose versions matter: those that the library is measured against.
     """
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = results_path(name)
+    cpu = f"CPU, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used"
     origin = {
-        "command": f"python -m benchmarks.{name}",
+        "command": f"python -m benchmarks {name}",
         "revision": _revision(),
         "torch": torch.__version__,
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
-        "device": f"CPU, {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
     }
     path.write_text(json.dumps({"origin": origin, **content}, indent=2) + "\n")
     return path

@@ -1,6 +1,6 @@
 """What the search itself costs: simulations a second in an environment that answers at once.
 
-Run with ``python -m benchmarks.search_overhead``.
+Run with ``python -m benchmarks search_overhead``.
 """
 
 import time

@@ -3,7 +3,7 @@
 Both are timed in turn on the same input, forward and backward, in float64 as the losses use them. Needs the extra
 `scatter`.
 
-Run: python -m benchmarks.segment_backends
+Run: python -m benchmarks segment_backends
 """
 
 import time

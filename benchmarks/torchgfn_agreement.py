@@ -12,7 +12,7 @@ The two differ in what they call a trajectory and in how they average:
   ``DB`` and ``equal`` average over all transitions or subtrajectories of the batch; so does the mean of our
   one-trajectory losses weighted by how many of them each trajectory has.
 
-Run: .venv-peers/bin/python -m benchmarks.torchgfn_agreement
+Run: python -m benchmarks torchgfn_agreement
 """
 
 from collections.abc import Callable, Iterator
