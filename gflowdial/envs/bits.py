@@ -108,12 +108,13 @@ class InsertBits(BitSequences):
         return self._holds(states)
 
     def step(self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]) -> Int[Tensor, "states width"]:
-        return states.scatter(1, self._position[actions, None], self._word[actions, None])
+        position, word = (table.index_select(0, actions).unsqueeze(1) for table in (self._position, self._word))
+        return states.scatter(1, position, word)
 
     def step_back(
         self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]
     ) -> Int[Tensor, "states width"]:
-        return states.scatter(1, self._position[actions, None], EMPTY)
+        return states.scatter(1, self._position.index_select(0, actions).unsqueeze(1), EMPTY)
 
 
 def random_modes(length: int, count: int, *, seed: int = 0) -> Int[Tensor, "modes length"]:

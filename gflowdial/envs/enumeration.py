@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 
 from gflowdial.dag import Dag, longest_path
+from gflowdial.envs.distinct import keys
 from gflowdial.envs.environment import Environment
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -46,8 +47,8 @@ class StateGraph:
         """
         if states.ndim != 2 or states.shape[1] != self.states.shape[1]:
             raise ValueError(f"states must be rows of {self.states.shape[1]} integers; got {list(states.shape)}.")
-        weights, keys, nodes = self._lookup
-        found = nodes[torch.searchsorted(keys, (states * weights).sum(1)).clamp(max=len(keys) - 1)]
+        known, nodes = self._lookup
+        found = nodes[torch.searchsorted(known, keys(states)).clamp(max=len(known) - 1)]
         strange = (self.states[found] != states).any(1)
         if bool(strange.any()):
             row = int(torch.nonzero(strange)[0])
@@ -55,13 +56,10 @@ class StateGraph:
         return found
 
     @cached_property
-    def _lookup(self) -> tuple[Tensor, Tensor, Tensor]:
-        # A state's key is a sum with random odd weights modulo 2^64: of 100,000 states two share one with a chance of
-        # about 1 in 10^9, and `index` compares what it finds in full.
-        random = torch.randint(-(2**62), 2**62, self.states.shape[1:], generator=torch.Generator().manual_seed(0))
-        weights = (2 * random + 1).to(self.states.device)
-        keys, nodes = (self.states * weights).sum(1).sort()
-        return weights, keys, nodes
+    def _lookup(self) -> tuple[Int[Tensor, " nodes"], Int[Tensor, " nodes"]]:
+        """The keys of all states, ascending, and the node of each."""
+        known, nodes = keys(self.states).sort()
+        return known, nodes
 
 
 def enumerate_states(environment: Environment, limit: int = 100_000) -> StateGraph:

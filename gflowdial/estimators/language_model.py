@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.functional import linear, log_softmax
 
 from gflowdial.estimators.packing import PackedPrefixes
+from gflowdial.estimators.tree_attention import Attention, attend_along, attention_arguments
 from gflowdial.shapes import Float, Tensor
 
 try:
@@ -58,14 +59,17 @@ class LanguageModelPolicy(nn.Module):
     Args:
         language_model: a causal language model wrapped by `peft.get_peft_model`; `with_lora` does it.
         action_tokens: for each action the token that names it.
+        attention: how the model attends along packed prefixes; see `Attention`.
 
     Raises:
-        ValueError: if two actions share a token, so that their names cannot be told apart.
+        ValueError: if two actions share a token, so that their names cannot be told apart; if the attention is unknown.
     """
 
     reference_head: Tensor
 
-    def __init__(self, language_model: PeftModel, action_tokens: Sequence[int]) -> None:
+    def __init__(
+        self, language_model: PeftModel, action_tokens: Sequence[int], *, attention: Attention = "sdpa"
+    ) -> None:
         super().__init__()
         if len(set(action_tokens)) != len(action_tokens):
             raise ValueError(
@@ -74,6 +78,8 @@ class LanguageModelPolicy(nn.Module):
             )
         self.language_model = language_model
         self.action_tokens = tuple(action_tokens)
+        self.attention: Attention = attention
+        attend_along(self._causal_lm(), attention)
         output = self._causal_lm().get_output_embeddings().weight.detach()
         first_head = output[list(action_tokens)].float().clone()
         self.register_buffer("reference_head", first_head)
@@ -94,6 +100,7 @@ class LanguageModelPolicy(nn.Module):
         rank: int = 32,
         alpha: int = 64,
         dropout: float = 0.0,
+        attention: Attention = "sdpa",
     ) -> "LanguageModelPolicy":
         """Put a fresh LoRA adapter on all linear layers of ``language_model`` and build the policy on it.
 
@@ -102,7 +109,7 @@ class LanguageModelPolicy(nn.Module):
         config = LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        return cls(get_peft_model(language_model, config), action_tokens)
+        return cls(get_peft_model(language_model, config), action_tokens, attention=attention)
 
     @property
     def num_actions(self) -> int:
@@ -129,17 +136,17 @@ class LanguageModelPolicy(nn.Module):
         return self.language_model.get_base_model()
 
     def _states(self, packed: PackedPrefixes) -> Float[Tensor, "reads hidden"]:
+        model = self._causal_lm()
         hidden: Tensor = (
-            self._causal_lm()
-            .get_decoder()(
-                input_ids=packed.input_ids,
-                position_ids=packed.position_ids,
-                attention_mask=packed.visible,
+            model.get_decoder()(
+                input_ids=packed.input_ids[None],
+                position_ids=packed.position_ids[None],
                 use_cache=False,
+                **attention_arguments(packed, self.attention, model.dtype),
             )
             .last_hidden_state
         )
-        return hidden.flatten(0, 1)[packed.read_at].float()
+        return hidden[0, packed.read_at].float()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter, the heads (safetensors) and the settings; the base model is not copied."""
@@ -150,13 +157,18 @@ class LanguageModelPolicy(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, language_model: PreTrainedModel | None = None
+        cls,
+        folder: str | Path,
+        language_model: PreTrainedModel | None = None,
+        *,
+        attention: Attention = "sdpa",
     ) -> "LanguageModelPolicy":
         """Load what `save_pretrained` wrote.
 
         Args:
             folder: where it was written.
             language_model: the base model; without it the one that the adapter names is loaded.
+            attention: how the model attends along packed prefixes; see `Attention`.
 
         Raises:
             FileNotFoundError: if ``folder`` holds no policy.
@@ -169,7 +181,7 @@ class LanguageModelPolicy(nn.Module):
             base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
             language_model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         adapted = PeftModel.from_pretrained(language_model, str(folder), is_trainable=True)
-        policy = cls(adapted, settings["action_tokens"])
+        policy = cls(adapted, settings["action_tokens"], attention=attention)
         policy.load_weights(folder)
         return policy
 

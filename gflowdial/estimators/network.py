@@ -1,10 +1,7 @@
 """A flow estimator that reads features of states: one or several trunks, and a linear head for each answer."""
 
-from typing import cast
-
 from torch import nn
 
-from gflowdial.estimators.distinct import once_each
 from gflowdial.estimators.flow_estimator import (
     Backward,
     FlowEstimates,
@@ -55,20 +52,7 @@ class NetworkFlow(nn.Module):
         self.log_z = log_z or TabularLogZ()
 
     def forward(self, states: Int[Tensor, "states width"]) -> FlowEstimates:
-        """Everything about ``states``; each trunk runs once, and equal states are read once."""
-        return FlowEstimates(*once_each(self._everything, states))
-
-    def forward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
-        """log P_F of ``states``."""
-        return once_each(self._log_pf, states)[0]
-
-    def backward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
-        """log P_B of ``states``."""
-        if self.backward_head is None:
-            return self._uniform_log_pb(states)
-        return once_each(self._log_pb, states)[0]
-
-    def _everything(self, states: Tensor) -> tuple[Tensor, ...]:
+        """Everything about ``states``; each trunk runs once."""
         features = self._features(states)
         read = self.trunk(features)
         log_pf = masked_log_softmax(self.forward_head(read), self.space.forward_mask(states))
@@ -78,15 +62,19 @@ class NetworkFlow(nn.Module):
             read_backward = read if self.backward_trunk is self.trunk else self.backward_trunk(features)
             log_pb = masked_log_softmax(self.backward_head(read_backward), self.space.backward_mask(states))
         read_flow = read if self.flow_trunk is self.trunk else self.flow_trunk(features)
-        return log_pf, log_pb, self.flow_head(read_flow).squeeze(1)
+        return FlowEstimates(log_pf, log_pb, self.flow_head(read_flow).squeeze(1))
 
-    def _log_pf(self, states: Tensor) -> tuple[Tensor, ...]:
+    def forward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
+        """log P_F of ``states``."""
         scores = self.forward_head(self.trunk(self._features(states)))
-        return (masked_log_softmax(scores, self.space.forward_mask(states)),)
+        return masked_log_softmax(scores, self.space.forward_mask(states))
 
-    def _log_pb(self, states: Tensor) -> tuple[Tensor, ...]:
-        scores = cast(nn.Linear, self.backward_head)(self.backward_trunk(self._features(states)))
-        return (masked_log_softmax(scores, self.space.backward_mask(states)),)
+    def backward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
+        """log P_B of ``states``."""
+        if self.backward_head is None:
+            return self._uniform_log_pb(states)
+        scores = self.backward_head(self.backward_trunk(self._features(states)))
+        return masked_log_softmax(scores, self.space.backward_mask(states))
 
     def _uniform_log_pb(self, states: Tensor) -> Tensor:
         return uniform_log_probabilities(self.space.backward_mask(states), self.forward_head.weight.dtype)

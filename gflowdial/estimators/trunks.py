@@ -28,12 +28,13 @@ class MLPTrunk(Trunk):
         super().__init__()
         self.width = width
         sizes = [num_features] + [width] * depth
-        layers = [layer for ins, outs in pairwise(sizes) for layer in (nn.Linear(ins, outs), nn.ReLU())]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.ModuleList(nn.Linear(ins, outs) for ins, outs in pairwise(sizes))
 
     def forward(self, features: Float[Tensor, "states features"]) -> Float[Tensor, "states width"]:
         """The last layer's output."""
-        return cast(Tensor, self.layers(features))
+        for layer in self.layers:
+            features = layer(features).relu_()
+        return features
 
 
 class TransformerTrunk(Trunk):

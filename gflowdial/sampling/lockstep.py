@@ -9,14 +9,21 @@ from dataclasses import dataclass
 
 import torch
 
+from gflowdial.envs.distinct import distinct
 from gflowdial.envs.environment import Environment
 from gflowdial.forest import Forest
 from gflowdial.sampling.trajectories import Trajectories
-from gflowdial.shapes import Bool, Float, Int, Tensor
+from gflowdial.shapes import Float, Int, Tensor
 
 Policy = Callable[[Tensor], Tensor]
 """Log-probabilities of actions, ``[states, width] -> [states, actions]``, -inf at invalid ones: an estimator's
 ``forward_policy`` or ``backward_policy``, or any function."""
+
+
+BLOCK = 4
+"""Steps whose random numbers are drawn at once."""
+FEW = 64
+"""Below so many states, looking for equal ones costs as much as a small network saves by it."""
 
 
 @torch.no_grad()
@@ -53,10 +60,12 @@ def sample_forward(
         raise ValueError(f"temperature must be above 0; got {temperature}.")
 
     def explore(log_p: Tensor, mask: Tensor) -> Tensor:
-        probability = log_p.exp() if temperature == 1 else (log_p / temperature).softmax(1)
-        return probability if epsilon == 0 else (1 - epsilon) * probability + epsilon * mask / mask.sum(1, keepdim=True)
+        flattened = log_p if temperature == 1 else log_p / temperature
+        if epsilon == 0:
+            return flattened
+        return ((1 - epsilon) * flattened.softmax(1) + epsilon * mask / mask.sum(1, keepdim=True)).log()
 
-    start = environment.initial_states[condition]
+    start = environment.initial_states.index_select(0, condition)
     walk = _walk(start, environment.forward_mask, environment.step, policy, explore, generator)
     forest, first = _chains(walk.lengths)
     node = first[walk.visitor] + walk.time
@@ -93,9 +102,7 @@ def sample_backward(
     if bool(unfinished.any()):
         row = int(unfinished.nonzero()[0])
         raise ValueError(f"states[{row}] is not terminal: {states[row].tolist()}.")
-    walk = _walk(
-        states, environment.backward_mask, environment.step_back, policy, lambda log_p, _: log_p.exp(), generator
-    )
+    walk = _walk(states, environment.backward_mask, environment.step_back, policy, lambda log_p, _: log_p, generator)
     forest, first = _chains(walk.lengths)
     last = first + walk.lengths
     node = last[walk.visitor] - walk.time
@@ -129,48 +136,66 @@ def _walk(
 ) -> _Walk:
     """Step every row until it has no valid action."""
     row = torch.arange(len(states), device=states.device)
-    visited, visitors, actions = [states], [row], [row[:0]]
-    while True:
-        mask = valid(states)
-        going = mask.any(1).nonzero().squeeze(1)
-        if len(going) == 0:
-            break
-        if len(going) < len(row):
-            row, states, mask = row[going], states[going], mask[going]
-        action = _draw(explore(policy(states), mask), mask, states, generator)
-        states = step(states, action)
-        actions.append(action)
-        visited.append(states)
-        visitors.append(row)
+    visited, visitors, actions, answers = [states], [row], [row[:0]], []
+    noise: list[Tensor] = []
+    # Ordinary tensors are made of what was recorded, since those of inference mode take no part in training.
+    with torch.inference_mode():
+        while True:
+            mask = valid(states)
+            going = mask.any(1).nonzero().squeeze(1)
+            if len(going) == 0:
+                break
+            if len(going) < len(row):
+                row, states, mask = (x.index_select(0, going) for x in (row, states, mask))
+            log_p = _ask(policy, states)
+            noise = noise or _gumbel(log_p, generator)
+            weight = explore(log_p, mask).add(noise.pop()[: len(log_p)])
+            # Where a policy gives no valid action any weight, one is taken: every walk ends, and then is refused.
+            weight.clamp_(min=torch.finfo(weight.dtype).min)
+            action = torch.where(mask, weight, -torch.inf).argmax(1)
+            answers.append((states, log_p, mask))
+            states = step(states, action)
+            actions.append(action)
+            visited.append(states)
+            visitors.append(row)
+    if answers:
+        _check(*map(torch.cat, zip(*answers, strict=True)))
     visitor = torch.cat(visitors)
-    sizes = torch.tensor([len(rows) for rows in visitors], device=row.device)
+    sizes = torch.tensor([len(rows) for rows in visitors], device=visitor.device)
     return _Walk(
         states=torch.cat(visited),
         visitor=visitor,
-        time=torch.arange(len(sizes), device=row.device).repeat_interleave(sizes),
+        time=torch.arange(len(sizes), device=visitor.device).repeat_interleave(sizes),
         actions=torch.cat(actions),
         lengths=torch.bincount(visitor) - 1,
     )
 
 
-def _draw(
-    probability: Float[Tensor, "states actions"],
-    mask: Bool[Tensor, "states actions"],
-    states: Tensor,
-    generator: torch.Generator,
-) -> Int[Tensor, " states"]:
-    """One action a row, in proportion to ``probability``: the first to ring of exponential clocks of these rates."""
-    clocks = torch.empty_like(probability).exponential_(generator=generator)
-    speed, action = (probability / clocks).max(1, keepdim=True)
-    drawn = speed * mask.gather(1, action)
-    if not float(drawn.min()) > 0:
-        at = int((~(drawn > 0)).nonzero()[0, 0])
+def _ask(policy: Policy, states: Tensor) -> Tensor:
+    """``policy(states)``; of many states, equal ones are asked about once."""
+    if len(states) < FEW:
+        return policy(states)
+    rows, place = distinct(states)
+    return policy(rows).index_select(0, place)
+
+
+def _gumbel(log_p: Float[Tensor, "states actions"], generator: torch.Generator) -> list[Tensor]:
+    """Noise for the next steps, drawn at once: the action whose log-weight plus Gumbel noise is the largest is drawn in
+    proportion to its weight."""
+    uniform = torch.rand(BLOCK, *log_p.shape, dtype=log_p.dtype, device=log_p.device, generator=generator)
+    return list(uniform.log_().neg_().log_().neg_())
+
+
+def _check(states: Tensor, log_p: Tensor, mask: Tensor) -> None:
+    """Refuse what is no policy, for a whole walk at once."""
+    fine = (mask | (log_p == -torch.inf)).all(1) & (log_p.amax(1) > -torch.inf)
+    if not bool(fine.all()):
+        at = int((~fine).nonzero()[0])
         raise ValueError(
-            f"the policy chooses no valid action in state {states[at].tolist()}: it must give log-probabilities, not "
-            f"NaN, and -inf at invalid actions; its probabilities are {probability[at].tolist()}, "
+            f"the policy gives no distribution over the valid actions of state {states[at].tolist()}: it must give "
+            f"log-probabilities, not NaN, and -inf at invalid actions; it gives {log_p[at].tolist()}, "
             f"valid is {mask[at].tolist()}."
         )
-    return action.squeeze(1)
 
 
 def _chains(lengths: Tensor) -> tuple[Forest, Int[Tensor, " trees"]]:
@@ -181,13 +206,18 @@ def _chains(lengths: Tensor) -> tuple[Forest, Int[Tensor, " trees"]]:
     parent[first] = -1
     forest = Forest(parent)
     trees = torch.arange(len(lengths), device=lengths.device)
+    edge_tree = trees.repeat_interleave(lengths)
+    # A tree has one edge fewer than nodes.
+    edge_parent = torch.arange(len(edge_tree), device=lengths.device) + edge_tree
     # What is known here, the forest need not derive.
     vars(forest).update(
         is_chains=True,
         roots=first,
         leaves=after - 1,
         leaf_tree=trees,
-        edge_tree=trees.repeat_interleave(lengths),
+        edge_tree=edge_tree,
+        edge_parent=edge_parent,
+        edge_child=edge_parent + 1,
     )
     return forest, first
 

@@ -62,7 +62,7 @@ def stopping_prefixes(environment: Environment, trajectories: Trajectories, eval
         raise ValueError(f"the modified losses need a stop in every state; there is none in {state}.")
     return Prefixes(
         forest=Forest.from_lengths(forest.edge_tree.bincount(minlength=forest.num_trees) - 1),
-        log_stop=evaluation.estimates.log_pf[stopping, environment.stop_action],
+        log_stop=evaluation.of_distinct.log_pf[evaluation.place[stopping], environment.stop_action],
         log_reward=environment.log_reward(states),
         log_pf=evaluation.log_pf[going_on],
         log_pb=evaluation.log_pb[going_on],

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gflowdial.envs.distinct import distinct
 from gflowdial.envs.environment import Environment
 from gflowdial.estimators.flow_estimator import FlowEstimator
 from gflowdial.sampling.trajectories import Trajectories
@@ -37,12 +38,13 @@ def state_flows(environment: Environment, estimator: FlowEstimator, trajectories
     out_state, out_action = environment.forward_mask(states).nonzero(as_tuple=True)
     in_state, in_action = environment.backward_mask(states).nonzero(as_tuple=True)
     before = environment.step_back(states[in_state], in_action)
-    estimates = estimator(torch.cat([states, before]))
-    log_edge_flow = estimates.log_flow.unsqueeze(1) + estimates.log_pf
+    rows, place = distinct(torch.cat([states, before]))
+    said = estimator(rows)
+    log_edge_flow = said.log_flow.unsqueeze(1) + said.log_pf
     nowhere = trajectories.log_reward.new_full((forest.num_nodes,), -torch.inf)
     return StateFlows(
-        log_in_flow=log_edge_flow[len(states) :].gather(1, in_action.unsqueeze(1)).squeeze(1),
-        log_out_flow=log_edge_flow[out_state, out_action],
+        log_in_flow=log_edge_flow[place[len(states) :], in_action],
+        log_out_flow=log_edge_flow[place[out_state], out_action],
         log_reward=nowhere.index_copy(0, forest.leaves, trajectories.log_reward),
         in_state=in_state,
         out_state=out_state,

@@ -62,10 +62,7 @@ def detailed_balance(
     **options: Any,
 ) -> Float[Tensor, ""]:
     """`losses.detailed_balance`."""
-    said = evaluate(estimator, trajectories)
-    return losses.detailed_balance(
-        said.log_flow, said.log_pf, said.log_pb, trajectories.log_reward, trajectories.forest, **options
-    )
+    return _of_flows(losses.detailed_balance, estimator, trajectories, **options)
 
 
 def subtrajectory_balance(
@@ -75,10 +72,7 @@ def subtrajectory_balance(
     **options: Any,
 ) -> Float[Tensor, ""]:
     """`losses.subtrajectory_balance`."""
-    said = evaluate(estimator, trajectories)
-    return losses.subtrajectory_balance(
-        said.log_flow, said.log_pf, said.log_pb, trajectories.log_reward, trajectories.forest, **options
-    )
+    return _of_flows(losses.subtrajectory_balance, estimator, trajectories, **options)
 
 
 def modified_detailed_balance(
@@ -88,35 +82,23 @@ def modified_detailed_balance(
 
     A trajectory that stops at once has no edge and teaches nothing.
     """
-    prefixes = stopping_prefixes(environment, trajectories, evaluate(estimator, trajectories))
-    return losses.modified_detailed_balance(
-        prefixes.log_stop, prefixes.log_pf, prefixes.log_pb, prefixes.log_reward, prefixes.forest, **options
-    )
+    return _of_prefixes(losses.modified_detailed_balance, environment, estimator, trajectories, **options)
 
 
 def modified_subtrajectory_balance(
     environment: Environment, estimator: FlowEstimator, trajectories: Trajectories, **options: Any
 ) -> Float[Tensor, ""]:
     """`losses.modified_subtrajectory_balance`; needs a `StoppingEnvironment` that can stop in every state."""
-    prefixes = stopping_prefixes(environment, trajectories, evaluate(estimator, trajectories))
-    return losses.modified_subtrajectory_balance(
-        prefixes.log_stop, prefixes.log_pf, prefixes.log_pb, prefixes.log_reward, prefixes.forest, **options
-    )
+    return _of_prefixes(losses.modified_subtrajectory_balance, environment, estimator, trajectories, **options)
 
 
 def forward_looking_detailed_balance(
     environment: Environment, estimator: FlowEstimator, trajectories: Trajectories, **options: Any
 ) -> Float[Tensor, ""]:
     """`losses.forward_looking_detailed_balance` with the rewards of `log_turn_rewards`."""
-    said = evaluate(estimator, trajectories)
-    return losses.forward_looking_detailed_balance(
-        said.log_flow,
-        said.log_pf,
-        said.log_pb,
-        trajectories.log_reward,
-        trajectories.forest,
-        log_turn_reward=log_turn_rewards(environment, trajectories),
-        **options,
+    rewards = log_turn_rewards(environment, trajectories)
+    return _of_flows(
+        losses.forward_looking_detailed_balance, estimator, trajectories, log_turn_reward=rewards, **options
     )
 
 
@@ -124,15 +106,9 @@ def forward_looking_subtrajectory_balance(
     environment: Environment, estimator: FlowEstimator, trajectories: Trajectories, **options: Any
 ) -> Float[Tensor, ""]:
     """`losses.forward_looking_subtrajectory_balance` with the rewards of `log_turn_rewards`."""
-    said = evaluate(estimator, trajectories)
-    return losses.forward_looking_subtrajectory_balance(
-        said.log_flow,
-        said.log_pf,
-        said.log_pb,
-        trajectories.log_reward,
-        trajectories.forest,
-        log_turn_reward=log_turn_rewards(environment, trajectories),
-        **options,
+    rewards = log_turn_rewards(environment, trajectories)
+    return _of_flows(
+        losses.forward_looking_subtrajectory_balance, estimator, trajectories, log_turn_reward=rewards, **options
     )
 
 
@@ -159,7 +135,7 @@ def relative_trajectory_balance(
     ``reference`` is π_ref, the uniform policy by default; no gradient reaches it.
     """
     said = evaluate(estimator, trajectories)
-    log_reference = _log_reference(environment, reference, trajectories).to(said.log_pf)
+    log_reference = _log_reference(environment, reference, trajectories)
     return losses.relative_trajectory_balance(
         said.log_z, said.log_pf, log_reference, trajectories.log_reward, trajectories.forest, **options
     )
@@ -175,7 +151,7 @@ def relative_subtrajectory_balance(
 ) -> Float[Tensor, ""]:
     """`losses.relative_subtrajectory_balance`; target and reference as in `relative_trajectory_balance`."""
     said = evaluate(estimator, trajectories)
-    log_reference = _log_reference(environment, reference, trajectories).to(said.log_pf)
+    log_reference = _log_reference(environment, reference, trajectories)
     return losses.relative_subtrajectory_balance(
         said.log_flow, said.log_pf, log_reference, trajectories.log_reward, trajectories.forest, **options
     )
@@ -206,9 +182,9 @@ def expected_detailed_balance(
         ValueError: if a state can be reached in several ways, since this loss has no P_B.
     """
     said = evaluate(estimator, trajectories)
-    several = (said.estimates.log_pb > -torch.inf).sum(1) > 1
+    several = (said.of_distinct.log_pb > -torch.inf).sum(1) > 1
     if bool(several.any()):
-        state = trajectories.states[int(several.nonzero()[0])].tolist()
+        state = trajectories.states[said.place == several.nonzero()[0]][0].tolist()
         raise ValueError(f"expected detailed balance needs a tree; the state {state} can be reached in several ways.")
     chance = torch.zeros_like(trajectories.forest.parent, dtype=torch.bool)
     return losses.expected_detailed_balance(
@@ -223,16 +199,8 @@ def stochastic_detailed_balance(
     **options: Any,
 ) -> Float[Tensor, ""]:
     """`losses.stochastic_detailed_balance` where each action has one outcome, as in every `Environment`."""
-    said = evaluate(estimator, trajectories)
-    return losses.stochastic_detailed_balance(
-        said.log_flow,
-        said.log_pf,
-        said.log_pb,
-        trajectories.log_reward,
-        trajectories.forest,
-        log_dynamics=torch.zeros_like(said.log_pf),
-        **options,
-    )
+    log_dynamics = trajectories.log_reward.new_zeros(trajectories.forest.num_edges)
+    return _of_flows(losses.stochastic_detailed_balance, estimator, trajectories, log_dynamics=log_dynamics, **options)
 
 
 ENVIRONMENT_OBJECTIVES: dict[str, EnvironmentObjective] = {
@@ -277,6 +245,26 @@ def log_turn_rewards(environment: Environment, trajectories: Trajectories) -> Fl
             f"{type(environment).__name__} does not know the rewards of single turns, so no loss can look forward."
         )
     return rewards
+
+
+def _of_flows(
+    loss: Callable[..., Tensor], estimator: FlowEstimator, trajectories: Trajectories, **options: Any
+) -> Float[Tensor, ""]:
+    """``loss`` of log F, P_F and P_B."""
+    said = evaluate(estimator, trajectories)
+    return loss(said.log_flow, said.log_pf, said.log_pb, trajectories.log_reward, trajectories.forest, **options)
+
+
+def _of_prefixes(
+    loss: Callable[..., Tensor],
+    environment: Environment,
+    estimator: FlowEstimator,
+    trajectories: Trajectories,
+    **options: Any,
+) -> Float[Tensor, ""]:
+    """``loss`` of trajectories where every state may stop."""
+    found = stopping_prefixes(environment, trajectories, evaluate(estimator, trajectories))
+    return loss(found.log_stop, found.log_pf, found.log_pb, found.log_reward, found.forest, **options)
 
 
 def _log_reference(

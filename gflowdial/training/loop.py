@@ -77,7 +77,8 @@ def train(
         raise ValueError(f"per_condition is {per_condition}: it must divide {fresh} sampled and {replayed} replayed.")
     starts = environment.initial_states
     for step in range(steps):
-        loss, sampled = torch.zeros((), device=starts.device), None
+        batch: list[Trajectories] = []
+        sampled = None
         if fresh:
             drawn = torch.randint(len(starts), (fresh // per_condition,), generator=generator, device=starts.device)
             sampled = sample_forward(
@@ -88,7 +89,7 @@ def train(
                 epsilon=epsilon,
                 temperature=temperature,
             )
-            loss = loss + fresh / batch_size * objective(environment, estimator, sampled)
+            batch.append(sampled)
             if replay is not None:
                 replay.add(sampled.terminals)
         if replay is not None and replayed:
@@ -100,7 +101,10 @@ def train(
                 generator=generator,
                 log_reward=again.log_reward,
             )
-            loss = loss + replayed / batch_size * objective(environment, estimator, paths)
+            batch.append(paths)
+        losses = [objective(environment, estimator, trajectories) for trajectories in batch]
+        # Two parts count by their sizes.
+        loss = losses[0] if len(losses) == 1 else (fresh * losses[0] + replayed * losses[1]) / batch_size
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

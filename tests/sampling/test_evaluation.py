@@ -55,6 +55,21 @@ def test_gradients_are_finite_and_stay_with_what_was_visited(name: str) -> None:
     assert (estimator.forward_scores.grad != 0).any()  # type: ignore[union-attr]
 
 
+@each_environment
+def test_equal_states_are_read_once_and_answered_wherever_they_stand(name: str) -> None:
+    environment = ENVIRONMENTS[name]
+    estimator = random_estimator(environment)
+    sampled = sample_forward(environment, estimator.forward_policy, conditions(environment, 40), generator=generator())
+    read: list[int] = []
+    estimator.register_forward_pre_hook(lambda _, states: read.append(len(states[0])))
+    said = evaluate(estimator, sampled)
+    assert read == [len(set(map(tuple, sampled.states.tolist())))]
+    everywhere = estimator(sampled.states)
+    torch.testing.assert_close(said.log_flow, everywhere.log_flow)
+    for answer in ("log_pf", "log_pb", "log_flow"):
+        torch.testing.assert_close(getattr(said.estimates, answer), getattr(everywhere, answer))
+
+
 def test_prefixes_leave_out_the_stop() -> None:
     environment = ENVIRONMENTS["hypergrid"]
     assert isinstance(environment, Hypergrid)

@@ -11,6 +11,7 @@ from gflowdial import Forest, oracle
 from gflowdial.envs import Environment, Hypergrid, enumerate_states
 from gflowdial.estimators import TabularFlow
 from gflowdial.sampling import Policy, Trajectories, sample_backward, sample_forward
+from gflowdial.sampling.lockstep import FEW
 
 each_environment = pytest.mark.parametrize("name", ENVIRONMENTS)
 
@@ -46,7 +47,7 @@ def check_trajectories(environment: Environment, trajectories: Trajectories) -> 
     forest, states, actions = trajectories.forest, trajectories.states, trajectories.actions
     lengths = forest.offsets.diff() - 1
     chains = Forest.from_lengths(lengths)
-    for known in ("parent", "roots", "leaves", "leaf_tree", "edge_tree", "is_chains"):
+    for known in ("parent", "roots", "leaves", "leaf_tree", "edge_tree", "edge_parent", "edge_child", "is_chains"):
         torch.testing.assert_close(getattr(forest, known), getattr(chains, known))
     torch.testing.assert_close(states[forest.roots], environment.initial_states[trajectories.condition])
     before, after = states[forest.edge_parent], states[forest.edge_child]
@@ -126,6 +127,23 @@ def test_paths_come_as_often_as_the_policy_says(name: str, epsilon: float, tempe
         assert_frequencies(paths(sampled), expected)
 
 
+def test_of_many_states_equal_ones_are_asked_about_once() -> None:
+    environment = ENVIRONMENTS["hypergrid"]
+    policy = random_estimator(environment).forward_policy
+    asked: list[Tensor] = []
+
+    def watched(states: Tensor) -> Tensor:
+        asked.append(states)
+        return policy(states)
+
+    sample_forward(environment, watched, torch.zeros(FEW - 1, dtype=torch.int64), generator=generator())
+    assert [len(states) for states in asked[:1]] == [FEW - 1]
+    asked.clear()
+    sample_forward(environment, watched, torch.zeros(30 * FEW, dtype=torch.int64), generator=generator())
+    assert len(asked[0]) == 1
+    assert all(len(states.unique(dim=0)) == len(states) for states in asked if len(states) >= FEW)
+
+
 def assert_frequencies(found: list[Path], expected: dict[Path, float]) -> None:
     """Fails a right sampler with probability 1e-6."""
     counts = Counter(found)
@@ -161,6 +179,10 @@ def everything(states: Tensor) -> Tensor:
     return torch.zeros(len(states), 3)
 
 
+def past_the_end(states: Tensor) -> Tensor:
+    return torch.where(states[:, :1] == 2, torch.tensor([0.0, -torch.inf, -torch.inf]), 0.0).log_softmax(1)
+
+
 def nothing(states: Tensor) -> Tensor:
     return torch.full((len(states), 3), -torch.inf)
 
@@ -169,10 +191,10 @@ def no_number(states: Tensor) -> Tensor:
     return torch.full((len(states), 3), torch.nan)
 
 
-@pytest.mark.parametrize("policy", [everything, nothing, no_number])
+@pytest.mark.parametrize("policy", [everything, past_the_end, nothing, no_number])
 def test_a_policy_that_lies_is_found_out(policy: Policy) -> None:
     environment = ENVIRONMENTS["hypergrid"]
-    with pytest.raises(ValueError, match="chooses no valid action in state"):
+    with pytest.raises(ValueError, match="gives no distribution over the valid actions of state"):
         sample_forward(environment, policy, torch.zeros(50, dtype=torch.int64), generator=generator())
 
 

@@ -43,8 +43,8 @@ def run(objective: Recorded, learner: TabularFlow | NetworkFlow | None = None, *
 
 def test_every_step_samples_a_batch_and_learns() -> None:
     objective, learner = Recorded(), estimator()
-    done = run(objective, learner)
-    assert [step.step for step in done] == list(range(5))
+    done = run(objective, learner, steps=40)
+    assert [step.step for step in done] == list(range(40))
     assert [step.sampled for step in done] == objective.seen
     assert all(seen.forest.num_trees == 12 for seen in objective.seen)
     assert learner.log_z.values.abs().min() > 0.1
