@@ -2,7 +2,8 @@
 
 The settings are those of torchgfn's own comparison of libraries: on-policy, a learned P_B that shares its trunk with
 P_F, hidden width 256, two layers, Adam at 1e-3 (log Z: 0.1). Each library is driven the way its authors drive it, in an
-interpreter of its own that may use one core; they take turns, block by block, after a warm-up that is not counted.
+interpreter of its own that may use one core; they take turns, block by block, after a warm-up that is not counted. On a
+machine with a GPU gflowdial runs there; the peers stay on the CPU, and the results say so.
 
 Run: python -m benchmarks environments
 """
@@ -17,9 +18,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.environments_report import write_report
 from benchmarks.environments_worker import Case
-from benchmarks.measure import load, side_by_side
-from benchmarks.provenance import write_results, write_table
+from benchmarks.measure import device, finish, load, side_by_side
+from benchmarks.provenance import write_results
 
 LIBRARIES = ("gflowdial", "torchgfn", "gfnx")
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
@@ -28,13 +30,15 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "8 bits in words of 1": {"kind": "bits", "length": 8, "word": 1, "modes": 2},
     "8 bits in words of 2": {"kind": "bits", "length": 8, "word": 2, "modes": 4},
 }
-BATCHES = (16, 64, 256, 512)
-WARM_UP = 50
+STEPS = {16: 20, 64: 20, 256: 10, 512: 6}
+"""Steps of a block, by batch; every library trains equally long, since what it samples changes as it learns."""
+WARM_UP = 40
 ROUNDS = 9
-STEPS = 20
-"""Steps of a block; every library trains equally long, since what it samples changes as it learns."""
-GROWTH = ("hypergrid 4D, side 16", (16, 64, 256, 1024, 4096, 16384))
+GROWTH_WARM_UP = 6
 GROWTH_STEPS = 5
+MOST_SECONDS = 2.0
+"""A batch whose step takes so long, four times of which is the next, is the last; so is one that takes a fifth of the
+memory."""
 
 
 class Worker:
@@ -49,7 +53,7 @@ class Worker:
             text=True,
             env=os.environ | alone,
         )
-        self.versions = self._answer()["versions"]
+        self.about = self._answer()
 
     def ask(self, **request: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -71,26 +75,27 @@ def compare(workers: dict[str, Worker], case: Case) -> dict[str, Any]:
     started = {name: worker.ask(case=asdict(case)) for name, worker in workers.items()}
     for worker in workers.values():
         worker.ask(steps=WARM_UP)
+    steps = STEPS[case.batch]
     blocks: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for _ in range(ROUNDS):
         for name, worker in workers.items():
-            blocks[name].append(worker.ask(steps=STEPS))
+            blocks[name].append(worker.ask(steps=steps))
     return {
         "batch": case.batch,
         "load": load(),
-        **{name: summary(started[name], found) for name, found in blocks.items()},
+        **{name: summary(started[name], found, steps) for name, found in blocks.items()},
         **{
-            f"times {peer}": spread([b["cpu"] / a["cpu"] for a, b in zip(blocks["gflowdial"], found, strict=True)])
+            f"times {peer}": spread([b["cost"] / a["cost"] for a, b in zip(blocks["gflowdial"], found, strict=True)])
             for peer, found in blocks.items()
             if peer != "gflowdial"
         },
     }
 
 
-def summary(started: dict[str, Any], blocks: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(started: dict[str, Any], blocks: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     return {
-        "steps per second": spread([STEPS / block["cpu"] for block in blocks]),
-        "steps per second of wall time": spread([STEPS / block["seconds"] for block in blocks]),
+        "steps per second": spread([steps / block["cost"] for block in blocks]),
+        "steps per second of wall time": spread([steps / block["seconds"] for block in blocks]),
         "actions per trajectory": statistics.mean(block["length"] for block in blocks),
         "parameters": started["parameters"],
         "seconds to start and compile": started["seconds"],
@@ -102,96 +107,71 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median, "first quartile": first, "third quartile": third}
 
 
-def growth(worker: Worker) -> list[dict[str, float]]:
-    """gflowdial alone on ever larger batches, and what the arithmetic of its states would take by itself."""
-    name, batches = GROWTH
-    rate = arithmetic_rate()
-    rows = []
-    for batch in batches:
-        worker.ask(case=asdict(Case(batch=batch, **ENVIRONMENTS[name])))
-        worker.ask(steps=10)
-        ms = [1e3 * worker.ask(steps=1)["cpu"] for _ in range(GROWTH_STEPS)]
+def growth(worker: Worker, setting: dict[str, Any], rate: float) -> list[dict[str, float]]:
+    """gflowdial alone on ever larger batches, beside what its kernels and its arithmetic would take by themselves.
+
+    What a kernel costs is known from a batch of one trajectory, where there is next to nothing to compute.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties().total_memory / 2**20
+    rows: list[dict[str, float]] = []
+    batch = 1
+    while not rows or (rows[-1]["ms"] < 1e3 * MOST_SECONDS and rows[-1]["peak MiB"] < memory / 5):
+        worker.ask(case=asdict(Case(batch=batch, **setting)))
+        worker.ask(steps=GROWTH_WARM_UP)
+        ms = statistics.median(1e3 * worker.ask(steps=1)["cost"] for _ in range(GROWTH_STEPS))
         work = worker.ask(describe=True)
+        launch = rows[0]["kernels ms"] / rows[0]["launches"] if rows else ms / work["launches"]
         rows.append(
             {
                 "batch": batch,
-                "ms": statistics.median(ms),
+                "ms": ms,
                 "states": work["states"],
                 "distinct states": work["distinct"],
                 "launches": work["launches"],
+                "kernels ms": launch * work["launches"],
                 "arithmetic ms": 1e3 * work["operations"] / rate,
                 "arithmetic ms without sharing": 1e3 * work["operations"] / rate * work["states"] / work["distinct"],
                 "peak MiB": work["peak MiB"],
             }
         )
+        batch = 16 if batch == 1 else 4 * batch
     return rows
 
 
 def arithmetic_rate() -> float:
-    """Float32 operations per second of a matrix product as wide as the networks, on one thread."""
-    a, b = torch.randn(1024, 256), torch.randn(256, 256)
+    """Float32 operations per second of a matrix product as wide as the networks; on one thread of a CPU."""
+    a, b = torch.randn(1024, 256, device=device()), torch.randn(256, 256, device=device())
+    finish()
     return 2 * 1024 * 256 * 256 / side_by_side({"product": lambda: a @ b}, rounds=5)["product"]["ms"] * 1e3
-
-
-def markdown(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Steps per second, and how many times as fast as each peer."""
-    lines = ["| environment | batch | " + " | ".join(LIBRARIES) + " | × torchgfn | × gfnx |", "|---" * 7 + "|"]
-    for environment, rows in results.items():
-        for row in rows:
-            speeds = [f"{row[library]['steps per second']['median']:.3g}" for library in LIBRARIES]
-            ratios = [ratio(row[f"times {peer}"]) for peer in LIBRARIES[1:]]
-            lines.append(f"| {environment} | {row['batch']} | " + " | ".join(speeds + ratios) + " |")
-    return "\n".join(lines)
-
-
-def growth_markdown(rows: list[dict[str, float]]) -> str:
-    """What a step of gflowdial costs, by batch, beside what its parts would cost by themselves."""
-    lines = [
-        "| batch | ms | states | distinct | kernels | arithmetic alone, ms | without sharing, ms | peak MiB |",
-        "|---" * 8 + "|",
-    ]
-    for row in rows:
-        cells = [
-            f"{row['batch']:,}",
-            f"{row['ms']:,.1f}",
-            f"{row['states']:,}",
-            f"{row['distinct states']:,}",
-            f"{row['launches']:,}",
-            f"{row['arithmetic ms']:,.1f}",
-            f"{row['arithmetic ms without sharing']:,.1f}",
-            f"{row['peak MiB']:.0f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def ratio(found: dict[str, float]) -> str:
-    return f"{found['median']:.2g} ({found['first quartile']:.2g}–{found['third quartile']:.2g})"
 
 
 def main() -> None:
     torch.set_num_threads(1)
     workers = {library: Worker(library) for library in LIBRARIES}
-    results: dict[str, list[dict[str, Any]]] = {}
+    compared: dict[str, list[dict[str, Any]]] = {}
     for name, setting in ENVIRONMENTS.items():
-        for batch in BATCHES:
-            results.setdefault(name, []).append(compare(workers, Case(batch=batch, **setting)))
-            print(markdown({name: results[name][-1:]}).splitlines()[-1], flush=True)
+        for batch in STEPS:
+            found = compare(workers, Case(batch=batch, **setting))
+            compared.setdefault(name, []).append(found)
+            print(name, batch, *(f"{peer}: {found[peer]['steps per second']['median']:.3g}" for peer in workers))
+    for peer in LIBRARIES[1:]:
+        workers[peer].process.terminate()
+    rate = arithmetic_rate()
     content: dict[str, Any] = {
-        "unit": "one training step on one core, timed by processor time",
+        "unit": "one training step on one core, timed by processor time; on a GPU, by wall time",
         "warm-up steps": WARM_UP,
         "blocks": ROUNDS,
         "steps per block": STEPS,
-        "versions": {name: worker.versions for name, worker in workers.items()},
-        "environments": results,
-        "growth": {"environment": GROWTH[0], "rows": growth(workers["gflowdial"])},
+        "libraries": {name: worker.about for name, worker in workers.items()},
+        "environments": compared,
+        "operations per second": rate,
+        "growth": {name: growth(workers["gflowdial"], setting, rate) for name, setting in ENVIRONMENTS.items()},
     }
-    for worker in workers.values():
-        worker.process.terminate()
+    workers["gflowdial"].process.terminate()
     path = write_results("environments", content, ["torchgfn", "gfnx", "jax"])
-    write_table("environments", markdown(results))
-    write_table("environments_growth", growth_markdown(content["growth"]["rows"]))
-    print(f"{markdown(results)}\n\nwritten to {path}")
+    print(f"{write_report(content)}\n\nwritten to {path}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Session:
     Attributes:
         advance: takes so many training steps and returns the mean number of actions of a trajectory.
         parameters: how many numbers are learned.
-        describe: takes a step and counts its work.
+        describe: takes steps and counts their work.
     """
 
     advance: Callable[[int], float]
@@ -42,16 +42,20 @@ class Session:
     describe: Callable[[], dict[str, float]] | None = None
 
 
-def serve(session: Callable[[Case], Session], packages: Iterable[str]) -> None:
+def serve(session: Callable[[Case], Session], packages: Iterable[str], *, device: str = "cpu") -> None:
     """Answer requests, one JSON object a line: ``{"case": ...}`` begins a session, ``{"steps": n}`` trains,
-    ``{"describe": true}`` counts."""
+    ``{"describe": true}`` counts.
+
+    The cost of steps is processor time, which what else runs on the machine disturbs less; on a GPU it is wall time.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    answer(versions={package: version(package) for package in packages})
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    answer(device=device, versions={package: version(package) for package in packages})
     running: Session | None = None
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
-        start, cpu = time.perf_counter(), time.process_time()
+        start, begun = time.perf_counter(), clock()
         if "case" in request:
             running = None
             running = session(Case(**request["case"]))
@@ -64,7 +68,7 @@ def serve(session: Callable[[Case], Session], packages: Iterable[str]) -> None:
         else:
             assert running is not None
             length = running.advance(request["steps"])
-            answer(seconds=time.perf_counter() - start, cpu=time.process_time() - cpu, length=length)
+            answer(seconds=time.perf_counter() - start, cost=clock() - begun, length=length)
 
 
 def answer(**content: Any) -> None:

@@ -1,0 +1,81 @@
+"""What `benchmarks.environments` found, as the tables and the plot of the docs."""
+
+from typing import Any
+
+from benchmarks.plots import Panel, plot
+from benchmarks.provenance import write_table
+
+GROWN = "hypergrid 4D, side 16"
+"""The environment of the table of growth; the plot has all."""
+
+
+def write_report(content: dict[str, Any]) -> str:
+    """Write the tables and the plot; returns the table of ratios."""
+    table = ratios(content["environments"])
+    write_table("environments", table)
+    write_table("environments_growth", growth(content["growth"][GROWN]))
+    plot("environments", [panel(content, name) for name in content["environments"]])
+    return table
+
+
+def ratios(compared: dict[str, list[dict[str, Any]]]) -> str:
+    """Steps per second, and how many times as fast as each peer."""
+    libraries, peers = ("gflowdial", "torchgfn", "gfnx"), ("torchgfn", "gfnx")
+    lines = ["| environment | batch | " + " | ".join(libraries) + " | × torchgfn | × gfnx |", "|---" * 7 + "|"]
+    for environment, rows in compared.items():
+        for row in rows:
+            speeds = [f"{row[library]['steps per second']['median']:.3g}" for library in libraries]
+            times = [times_as_fast(row[f"times {peer}"]) for peer in peers]
+            lines.append(f"| {environment} | {row['batch']} | " + " | ".join(speeds + times) + " |")
+    return "\n".join(lines)
+
+
+def times_as_fast(found: dict[str, float]) -> str:
+    return f"{found['median']:.2g} ({found['first quartile']:.2g}–{found['third quartile']:.2g})"
+
+
+def growth(rows: list[dict[str, float]]) -> str:
+    """What a step of gflowdial costs, by batch, beside what its parts would cost by themselves."""
+    head = (
+        "batch",
+        "ms",
+        "kernels alone, ms",
+        "arithmetic alone, ms",
+        "both, ms",
+        "kernels",
+        "states",
+        "distinct",
+        "arithmetic without sharing, ms",
+        "peak MiB",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in rows:
+        cells = [
+            f"{row['batch']:,}",
+            f"{row['ms']:,.1f}",
+            f"{row['kernels ms']:,.1f}",
+            f"{row['arithmetic ms']:,.1f}",
+            f"{row['kernels ms'] + row['arithmetic ms']:,.1f}",
+            f"{row['launches']:,}",
+            f"{row['states']:,}",
+            f"{row['distinct states']:,}",
+            f"{row['arithmetic ms without sharing']:,.1f}",
+            f"{row['peak MiB']:,.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def panel(content: dict[str, Any], environment: str) -> Panel:
+    """Milliseconds a step over the batch: the libraries beside each other, gflowdial alone beyond them."""
+    compared, alone = content["environments"][environment], content["growth"][environment]
+    curves = {
+        library: [(row["batch"], 1e3 / row[library]["steps per second"]["median"]) for row in compared]
+        for library in ("gflowdial", "torchgfn", "gfnx")
+    }
+    largest = compared[-1]["batch"]
+    curves["gflowdial"] += [(row["batch"], row["ms"]) for row in alone if row["batch"] > largest]
+    curves["kernels + arithmetic"] = [
+        (row["batch"], row["kernels ms"] + row["arithmetic ms"]) for row in alone if row["batch"] > 1
+    ]
+    return Panel(f"batch, {environment}", "ms a step", curves)
