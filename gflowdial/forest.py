@@ -203,22 +203,22 @@ class Forest:
         """Where the forest's tensors live."""
         return self.parent.device
 
-    @property
+    @cached_property
     def num_nodes(self) -> int:
         """States, over all trees."""
         return len(self.parent)
 
-    @property
+    @cached_property
     def num_edges(self) -> int:
         """Actions, over all trees."""
         return len(self.edge_child)
 
-    @property
+    @cached_property
     def num_leaves(self) -> int:
         """Nodes without children; a single-node tree's root is one."""
         return len(self.leaves)
 
-    @property
+    @cached_property
     def num_trees(self) -> int:
         """Trees, which is roots."""
         return len(self.roots)
@@ -366,7 +366,27 @@ class Forest:
 
     def edges_to_nodes(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " nodes"]:
         """Each edge's value at the node it leads to, 0 at roots."""
-        return edge_values.new_zeros(self.num_nodes).index_copy(0, self.edge_child, edge_values)
+        if self.chain_size is not None:
+            return torch.constant_pad_nd(edge_values.view(self.num_trees, -1), (1, 0)).view(-1)
+        return edge_values.new_zeros(self.num_nodes).scatter_(0, self.edge_child, edge_values)
+
+    def difference(self, x: Float[Tensor, " nodes"]) -> Float[Tensor, " edges"]:
+        """``x(child) - x(parent)`` of each edge. Differentiable."""
+        if self.chain_size is not None:
+            return x.view(self.num_trees, -1).diff(dim=1).view(-1)
+        if self.is_chains:
+            return torch.constant_pad_nd(x.diff(), (1, 0)).index_select(0, self.edge_child)
+        return x.index_select(0, self.edge_child) - x.index_select(0, self.edge_parent)
+
+    def divergence(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " nodes"]:
+        """The values of the edges out of each node less that of the edge into it: minus the transpose of `difference`.
+        Differentiable."""
+        if self.chain_size is not None:
+            return torch.constant_pad_nd(edge_values.view(self.num_trees, -1), (1, 1)).diff(dim=1).view(-1)
+        inward = self.edges_to_nodes(edge_values)
+        if self.is_chains:
+            return torch.constant_pad_nd(inward, (0, 1)).diff()
+        return inward.neg().index_add_(0, self.edge_parent, edge_values)
 
     def root_sum(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " nodes"]:
         """The sum of ``edge_values`` along the path from the root to each node; 0 at roots. Differentiable."""
@@ -380,6 +400,15 @@ class Forest:
         if self.is_chains:
             return edge_values.new_zeros(self.num_trees).index_add(0, self.edge_tree, edge_values)
         return self.root_sum(edge_values)[self.leaves]
+
+    def edge_sum(self, leaf_values: Float[Tensor, " leaves"]) -> Float[Tensor, " edges"]:
+        """The sum of ``leaf_values`` over the leaves below each edge: the transpose of `leaf_sum`. Differentiable."""
+        if self.chain_size is not None:
+            return leaf_values.repeat_interleave(self.chain_size - 1, output_size=self.num_edges)
+        if self.is_chains:
+            return leaf_values.index_select(0, self.edge_tree)
+        at_leaves = leaf_values.new_zeros(self.num_nodes).index_copy(0, self.leaves, leaf_values)
+        return self.subtree_sum(at_leaves).index_select(0, self.edge_child)
 
     def subtree_sum(self, x: Float[Tensor, " nodes"]) -> Float[Tensor, " nodes"]:
         """The sum of ``x`` over the subtree of each node, the node itself among it. Differentiable."""

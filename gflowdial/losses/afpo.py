@@ -4,13 +4,19 @@ from typing import Literal
 
 import torch
 
-from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio
+from gflowdial.losses.inputs import edge_residual, lift, log_ratio
+from gflowdial.losses.penalties import squared
 from gflowdial.losses.reduction import weighted_tree_mean
-from gflowdial.losses.subtrajectory import PairMeasure, PairWeight, node_weight, pair_energy, pair_measure
+from gflowdial.losses.subtrajectory import (
+    PairMeasure,
+    PairWeight,
+    node_weight,
+    pair_energy,
+    pair_mean,
+    subtrajectory_balance,
+)
 from gflowdial.precision import precise_dtype
-from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
 Variant = Literal["anchored", "paper", "released"]
@@ -66,25 +72,23 @@ def afpo(
 
     Source: arXiv 2602.08826.
     """
-    ratio = log_ratio(log_pf, log_pb, forest)
     if variant == "anchored":
         if log_reward is None:
             raise ValueError("variant 'anchored' fixes the leaves to log_reward; pass it, or choose variant 'paper'.")
-        residual = edge_residual(anchored_flow(log_flow, log_reward, forest), ratio, forest)
-        per_tree = pair_energy(residual, forest, pair_measure(forest, decay, pair_weight))
+        return subtrajectory_balance(log_flow, log_pf, log_pb, log_reward, forest, decay=decay, pair_weight=pair_weight)
+    ratio = log_ratio(log_pf, log_pb, forest)
+    residual = edge_residual(lift("log_flow", log_flow, forest, "node"), ratio, forest)
+    if variant == "released":
+        loss = _one_step_too_far(residual, ratio, forest, decay, pair_weight)
+    elif variant != "paper":
+        raise ValueError(f"variant must be 'anchored', 'paper' or 'released'; got {variant!r}.")
+    elif flow == "state":
+        loss = pair_mean(residual, forest, decay, pair_weight, squared)
+    elif flow == "edge":
+        loss = pair_energy(residual, forest, _edge_measure(forest, decay, pair_weight))
     else:
-        residual = edge_residual(lift("log_flow", log_flow, forest, "node"), ratio, forest)
-        if variant == "released":
-            per_tree = _one_step_too_far(residual, ratio, forest, decay, pair_weight)
-        elif variant != "paper":
-            raise ValueError(f"variant must be 'anchored', 'paper' or 'released'; got {variant!r}.")
-        elif flow == "state":
-            per_tree = pair_energy(residual, forest, pair_measure(forest, decay, pair_weight))
-        elif flow == "edge":
-            per_tree = pair_energy(residual, forest, _edge_measure(forest, decay, pair_weight))
-        else:
-            raise ValueError(f"flow must be 'edge' or 'state'; got {flow!r}.")
-    return per_tree.mean().to(log_flow.dtype)
+        raise ValueError(f"flow must be 'edge' or 'state'; got {flow!r}.")
+    return loss.to(log_flow.dtype)
 
 
 def reference_kl(
@@ -170,11 +174,10 @@ def _state_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> tup
 
 def _one_step_too_far(
     residual: Tensor, ratio: Tensor, forest: Forest, decay: float, pair_weight: PairWeight
-) -> Float[Tensor, " trees"]:
+) -> Float[Tensor, ""]:
     """Mean of ``(ratio_c - (c_n - c_m))²`` over actions n→c and ancestors m of n, around SubTB's own square."""
     measure, action = _state_measure(forest, decay, pair_weight)
     started = forest.edges_to_nodes(residual) * measure.above
     drift = started + forest.ancestor_filter(started, decay)
     extra = action * ratio * (ratio * measure.above[forest.edge_parent] - 2 * drift[forest.edge_parent])
-    total = segments.sum(extra, Segments.from_ids(forest.edge_tree, forest.num_trees))
-    return pair_energy(residual, forest, measure) + total / torch.where(measure.total > 0, measure.total, 1.0)
+    return pair_energy(residual, forest, measure) + (extra * measure.share[forest.edge_tree]).sum()

@@ -1,9 +1,10 @@
 """Trajectory balance and detailed balance."""
 
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import anchored_flow, edge_residual, leaf_residual, log_ratio
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.reduction import edge_mean, leaf_mean
+from gflowdial.losses.quadratic import quadratic
+from gflowdial.losses.reduction import edge_weights, leaf_weights
+from gflowdial.losses.steps import PathResiduals, StepResiduals
 from gflowdial.shapes import Float, Tensor
 
 
@@ -37,9 +38,11 @@ def trajectory_balance(
 
     Source: Malkin et al., arXiv 2201.13259; a log Z per condition: Zhang et al., arXiv 2302.05446.
     """
-    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
-    residual = leaf_residual(log_z, reached, log_reward, forest)
-    return leaf_mean(penalty(residual), forest).to(log_pf.dtype)
+    paths = PathResiduals(forest)
+    if penalty is squared:
+        return quadratic(paths, leaf_weights(forest), log_z, log_pf, log_pb, log_reward, dtype=log_pf.dtype)
+    residual = paths.of(log_z, log_pf, log_pb, log_reward)
+    return leaf_weights(forest).mean(penalty(residual)).to(log_pf.dtype)
 
 
 def detailed_balance(
@@ -72,6 +75,8 @@ def detailed_balance(
 
     Source: Bengio et al., arXiv 2111.09266.
     """
-    flow = anchored_flow(log_flow, log_reward, forest)
-    residual = edge_residual(flow, log_ratio(log_pf, log_pb, forest), forest)
-    return edge_mean(penalty(residual), forest).to(log_flow.dtype)
+    steps = StepResiduals(forest)
+    if penalty is squared:
+        return quadratic(steps, edge_weights(forest), log_flow, log_pf, log_pb, log_reward, dtype=log_flow.dtype)
+    residual = steps.of(log_flow, log_pf, log_pb, log_reward)
+    return edge_weights(forest).mean(penalty(residual)).to(log_flow.dtype)

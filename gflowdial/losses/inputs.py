@@ -81,24 +81,32 @@ def _check_vector(name: str, values: Tensor, length: int, what: str, locate: Cal
 def log_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[Tensor, " edges"]:
     """``log P_F - log P_B`` per edge, lifted; no ``log_pb`` means a tree, where log P_B = 0."""
     ratio = lift("log_pf", log_pf, forest, "edge")
-    return ratio if log_pb is None else ratio - lift("log_pb", log_pb, forest, "edge")
+    if log_pb is None:
+        return ratio
+    check("log_pb", log_pb, forest, "edge")
+    # What is subtracted from float64 is lifted on the way.
+    return ratio - log_pb
 
 
 def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:
     """``log_flow``, lifted, with its leaf entries replaced by ``log_reward``."""
-    flow = lift("log_flow", log_flow, forest, "node")
-    return flow.index_copy(0, forest.leaves, lift("log_reward", log_reward, forest, "leaf"))
+    check("log_flow", log_flow, forest, "node")
+    check("log_reward", log_reward, forest, "leaf")
+    flow = log_flow.to(precise_dtype(log_flow.device), copy=True)
+    if (size := forest.chain_size) is not None:
+        flow[size - 1 :: size].copy_(log_reward)
+        return flow
+    return flow.index_copy_(0, forest.leaves, log_reward.to(flow.dtype))
 
 
 def edge_residual(log_flow: Tensor, log_ratio: Tensor, forest: Forest) -> Float[Tensor, " edges"]:
     """The one-step residual ``δ = log F(child) - log F(parent) - (log P_F - log P_B)`` of each edge."""
-    if forest.chain_size is not None:
-        return log_flow.reshape(forest.num_trees, -1).diff(dim=1).flatten() - log_ratio
-    return log_flow[forest.edge_child] - log_flow[forest.edge_parent] - log_ratio
+    return forest.difference(log_flow) - log_ratio
 
 
 def leaf_residual(log_z: Tensor, reached: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " leaves"]:
     """``log R - log Z - reached`` of each leaf, with one log Z for all trees or one per tree."""
-    log_z = lift("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest, "tree")
-    at_leaf = log_z if forest.is_chains else log_z[forest.leaf_tree]
-    return lift("log_reward", log_reward, forest, "leaf") - at_leaf - reached
+    check("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest, "tree")
+    check("log_reward", log_reward, forest, "leaf")
+    # `reached` is lifted, so that the others are on the way.
+    return log_reward - reached - (log_z if log_z.ndim == 0 or forest.is_chains else log_z[forest.leaf_tree])

@@ -1,7 +1,10 @@
 """How losses average: within each tree first, so that a big tree counts no more than a small one."""
 
+from dataclasses import dataclass
+
 from gflowdial import segments
 from gflowdial.forest import Forest
+from gflowdial.precision import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -11,14 +14,38 @@ def tree_mean(values: Float[Tensor, " items"], tree: Int[Tensor, " items"], fore
     return segments.mean(values, Segments.from_ids(tree, forest.num_trees)).mean()
 
 
-def leaf_mean(values: Float[Tensor, " leaves"], forest: Forest) -> Float[Tensor, ""]:
-    """`tree_mean` of one value per leaf; a chain has one leaf."""
-    return values.mean() if forest.is_chains else tree_mean(values, forest.leaf_tree, forest)
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """What each item counts in such a mean: a number for all, or one each."""
+
+    each: Tensor | float
+
+    def mean(self, values: Float[Tensor, " items"]) -> Float[Tensor, ""]:
+        return (values * self.each).sum()
+
+    def __call__(self, residual: Float[Tensor, " items"]) -> Float[Tensor, " items"]:
+        """As the metric of `losses.quadratic`: the mean of squares."""
+        return residual * self.each
 
 
-def edge_mean(values: Float[Tensor, " edges"], forest: Forest) -> Float[Tensor, ""]:
-    """`tree_mean` of one value per edge; chains of one length have the same number of edges."""
-    return values.mean() if (forest.chain_size or 1) > 1 else tree_mean(values, forest.edge_tree, forest)
+def leaf_weights(forest: Forest) -> Weights:
+    """For one value per leaf; a chain has one leaf."""
+    return Weights(1 / forest.num_trees) if forest.is_chains else _weights("leaf", forest.leaf_tree, forest)
+
+
+def edge_weights(forest: Forest) -> Weights:
+    """For one value per edge; chains of one length have the same number of edges."""
+    if (forest.chain_size or 1) > 1:
+        return Weights(1 / forest.num_edges)
+    return _weights("edge", forest.edge_tree, forest)
+
+
+def _weights(what: str, tree: Int[Tensor, " items"], forest: Forest) -> Weights:
+    def derive() -> Weights:
+        sizes = Segments.from_ids(tree, forest.num_trees).sizes.to(precise_dtype(forest.device))
+        return Weights((sizes * forest.num_trees).reciprocal()[tree])
+
+    return forest.kept(("weights", what), derive)
 
 
 def weighted_tree_mean(

@@ -1,17 +1,18 @@
 """Subtrajectory balance over all ancestor pairs of a forest, in time and memory linear in its nodes."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 
 from gflowdial import segments
 from gflowdial.filters import widest_block
 from gflowdial.forest import Forest
-from gflowdial.losses.equal_chains import TableMeasure, equal_chains_balance
-from gflowdial.losses.inputs import anchored_flow, check, edge_residual, log_ratio
+from gflowdial.losses.equal_chains import TablePairs
 from gflowdial.losses.pairs import listed_pairs_sum
 from gflowdial.losses.penalties import Penalty, squared
+from gflowdial.losses.quadratic import Given, Metric, quadratic
+from gflowdial.losses.steps import StepResiduals
 from gflowdial.precision import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
@@ -57,35 +58,42 @@ def subtrajectory_balance(
 
     Source: Madan et al., arXiv 2209.12782; the linear form is derived in docs/mathematics.md.
     """
-    if penalty is squared and _is_table(forest, decay):
-        _checked_pair_weight(pair_weight)
-        check("log_flow", log_flow, forest, "node")
-        check("log_pf", log_pf, forest, "edge")
-        if log_pb is not None:
-            check("log_pb", log_pb, forest, "edge")
-        check("log_reward", log_reward, forest, "leaf")
-        return equal_chains_balance(log_flow, log_pf, log_pb, log_reward, TableMeasure.of(forest, decay))
-    residual = edge_residual(anchored_flow(log_flow, log_reward, forest), log_ratio(log_pf, log_pb, forest), forest)
+    steps = StepResiduals(forest)
+    if penalty is squared:
+        pairs = pair_metric(forest, decay, pair_weight)
+        return quadratic(steps, pairs, log_flow, log_pf, log_pb, log_reward, dtype=log_flow.dtype)
+    residual = steps.of(log_flow, log_pf, log_pb, log_reward)
     return pair_mean(residual, forest, decay, pair_weight, penalty).to(log_flow.dtype)
-
-
-def _is_table(forest: Forest, decay: float) -> bool:
-    """Whether trees are chains of one length, of `MOST_BLOCKS` blocks at most: these are scanned in turn."""
-    # The measure of a table waits for the device, which compiled code cannot.
-    if torch.compiler.is_compiling() or not 0 < decay <= 1 or forest.chain_size is None or forest.chain_size < 2:
-        return False
-    return decay == 1 or forest.chain_size <= MOST_BLOCKS * widest_block(decay, precise_dtype(forest.device))
 
 
 def pair_mean(
     residual: Float[Tensor, " edges"], forest: Forest, decay: float, pair_weight: PairWeight, penalty: Penalty
 ) -> Float[Tensor, ""]:
     """The weighted mean over each tree's ancestor pairs of ``penalty(Σ residual over m→n)``, then over trees."""
-    measure = pair_measure(forest, decay, pair_weight)
     if penalty is squared:
-        return pair_energy(residual, forest, measure).mean()
-    total = listed_pairs_sum(residual, forest, decay, node_weight(forest, pair_weight), penalty)
-    return (total / measure.total.where(measure.total > 0, 1.0)).mean()
+        return quadratic(Given(), pair_metric(forest, decay, pair_weight), residual, dtype=residual.dtype)
+    sink = node_weight(forest, pair_weight)
+    total = listed_pairs_sum(residual, forest, decay, sink, penalty)
+    return (total * pair_measure(forest, decay, pair_weight).share).sum()
+
+
+def pair_metric(forest: Forest, decay: float, pair_weight: PairWeight) -> Metric:
+    """What makes of the one-step residuals the mean over all ancestor pairs of the squared residual.
+
+    Raises:
+        ValueError: if ``decay`` is outside (0, 1] or ``pair_weight`` is unknown.
+    """
+    if _is_table(forest, decay):
+        _checked_pair_weight(pair_weight)
+        return TablePairs.of(forest, decay)
+    return Pairs(forest, pair_measure(forest, decay, pair_weight))
+
+
+def _is_table(forest: Forest, decay: float) -> bool:
+    """Whether trees are chains of one length, of `MOST_BLOCKS` blocks at most: these are scanned in turn."""
+    if not 0 < decay <= 1 or forest.chain_size is None or forest.chain_size < 2:
+        return False
+    return decay == 1 or forest.chain_size <= MOST_BLOCKS * widest_block(decay, precise_dtype(forest.device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,24 +103,24 @@ class PairMeasure:
     Attributes:
         decay: λ.
         above: Σ over proper ancestors m of n of ``source_m · decay^distance(m, n)``.
-        below: Σ over n and its descendants d of ``decay^distance(n, d) · sink_d``.
-        total: the weight of all pairs of each tree.
+        below: Σ over n and its descendants d of ``decay^distance(n, d) · sink_d``, times the tree's ``share``.
+        share: what makes all pairs of a tree weigh as much as the tree does in the mean; 0 without pairs.
     """
 
     decay: float
     above: Float[Tensor, " nodes"]
     below: Float[Tensor, " nodes"]
-    total: Float[Tensor, " trees"]
+    share: Float[Tensor, " trees"]
 
     @staticmethod
     def of(
         forest: Forest, decay: float, source: Float[Tensor, " nodes"], sink: Float[Tensor, " nodes"]
     ) -> "PairMeasure":
         above = forest.ancestor_filter(source, decay)
-        below = sink + forest.descendant_filter(sink, decay)
-        return PairMeasure(
-            decay, above, below, segments.sum(sink * above, Segments.from_ids(forest.tree, forest.num_trees))
-        )
+        total = segments.sum(sink * above, Segments.from_ids(forest.tree, forest.num_trees))
+        share = torch.where(total > 0, 1 / (forest.num_trees * total), 0.0)
+        below = forest.descendant_filter(sink, decay).add_(sink).mul_(share[forest.tree])
+        return PairMeasure(decay, above, below, share)
 
 
 def pair_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> PairMeasure:
@@ -147,39 +155,27 @@ def _checked_pair_weight(pair_weight: PairWeight) -> PairWeight:
     return pair_weight
 
 
-def pair_energy(residual: Float[Tensor, " edges"], forest: Forest, measure: PairMeasure) -> Float[Tensor, " trees"]:
-    """The weighted mean over each tree's pairs of ``(Σ residual over m→n)²``; 0 for a tree without pairs.
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """The weighted mean over each tree's pairs of ``(Σ δ over m→n)²``, then over trees, as a form in δ ``[edges]``.
 
-    It is the quadratic form ``δᵀ M δ / Z`` with `pair_flux` as M: its gradient is ``2 M δ / Z``.
+    ``C_n = Σ over the pairs (a, d) whose path crosses the edge into n of weight · (Σ δ over a→d)``. With the path split
+    at n, it is the ancestors' part times the weight below plus the descendants' part times the weight above.
     """
-    energy = cast(Tensor, _PairEnergy.apply(forest.edges_to_nodes(residual), forest, measure))  # type: ignore[no-untyped-call]
-    return energy / torch.where(measure.total > 0, measure.total, 1.0)
+
+    forest: Forest
+    measure: PairMeasure
+
+    def __call__(self, residual: Float[Tensor, " edges"]) -> Float[Tensor, " edges"]:
+        forest, measure = self.forest, self.measure
+        delta = forest.edges_to_nodes(residual)
+        started = delta * measure.above
+        flux = forest.ancestor_filter(started, measure.decay).add_(started).mul_(measure.below)
+        del started
+        flux.addcmul_(measure.above, forest.descendant_filter(delta.mul_(measure.below), measure.decay))
+        return flux.index_select(0, forest.edge_child)
 
 
-def pair_flux(delta: Tensor, forest: Forest, measure: PairMeasure) -> Tensor:
-    """``C_n = Σ over the pairs (a, d) whose path crosses the edge into n of weight · (Σ δ over a→d)``, ``[nodes]``.
-
-    Linear in δ and symmetric. With the path split at n, the ancestors' part times the weight below plus the
-    descendants' part times the weight above.
-    """
-    started = delta * measure.above
-    flux = forest.ancestor_filter(started, measure.decay).add_(started).mul_(measure.below)
-    del started
-    return flux.addcmul_(measure.above, forest.descendant_filter(delta * measure.below, measure.decay))
-
-
-class _PairEnergy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, delta: Tensor, forest: Forest, measure: PairMeasure) -> Tensor:
-        flux = pair_flux(delta, forest, measure)
-        ctx.save_for_backward(delta, flux)
-        ctx.forest, ctx.measure = forest, measure
-        return segments.sum(delta * flux, Segments.from_ids(forest.tree, forest.num_trees))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        delta, flux = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            # The saved flux is a constant to autograd; a second derivative needs it as a function of delta.
-            flux = pair_flux(delta, ctx.forest, ctx.measure)
-        return 2 * grad[ctx.forest.tree] * flux, None, None
+def pair_energy(residual: Float[Tensor, " edges"], forest: Forest, measure: PairMeasure) -> Float[Tensor, ""]:
+    """The mean of squared sums of ``residual`` over the pairs of any measure."""
+    return quadratic(Given(), Pairs(forest, measure), residual, dtype=residual.dtype)
