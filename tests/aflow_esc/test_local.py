@@ -8,8 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_model import tiny_model
 
 from examples.aflow_esc.dialogues import Dialogue, Scene, Turn
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
@@ -19,42 +18,10 @@ from examples.aflow_esc.roles.local_model import LocalModel, Prompt
 from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES
 from gflowdial.search import SearchConfig, search
 
-TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>\n{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-WORDS = [strategy.name + " " + strategy.definition for strategy in (*AFLOW.strategies, *ESCONV.strategies)]
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer whose merges cover the inventories' words."""
-    bare = Tokenizer(models.BPE())
-    split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    bare.pre_tokenizer = pre_tokenizers.Sequence(split)
-    bare.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<end>"], initial_alphabet=sorted(alphabet), show_progress=False
-    )
-    answers = ["This person is grateful angry worried", "Strategy:", "Empathy: Information: Naturalness:"]
-    bare.train_from_iterator([f" {text} {text}" for text in (*WORDS, *answers)] * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<end>", chat_template=TEMPLATE)
-
 
 @pytest.fixture(scope="module")
 def tiny() -> LocalModel:
-    torch.manual_seed(0)
-    words = tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-    )
-    return LocalModel(LlamaForCausalLM(config), words, batch_size=3)
+    return LocalModel(*tiny_model(), batch_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +122,9 @@ def test_the_seekers_prompts_hold_no_strategy(tiny: LocalModel, monkeypatch: pyt
     shown: list[str] = []
     batches = LocalModel._batches
 
-    def record(self: LocalModel, prompts: Sequence[Prompt]) -> object:
+    def record(self: LocalModel, prompts: Sequence[Prompt], room: int) -> object:
         shown.extend(map(self._render, prompts))
-        return batches(self, prompts)
+        return batches(self, prompts, room)
 
     monkeypatch.setattr(LocalModel, "_batches", record)
     heard = [d.then(Turn("supporter", "I hear you.", "Emotional Validation")) for d in LONGER]
@@ -218,7 +185,7 @@ PAIRS = [
 
 
 def test_smollm2_as_rewarder_prefers_good_exchanges_on_average(smol: LocalModel) -> None:
-    """Weak evidence of weak judgement: the mean gap was 0.16 of the four points that the scale has."""
+    """Weak evidence of weak judgement: the mean gap was 0.11 of the four points that the scale has."""
 
     def scores(side: int) -> np.ndarray:
         turns = [(Turn("supporter", pair[side][0]), Turn("seeker", pair[side][1])) for pair in PAIRS]

@@ -47,11 +47,11 @@ class LocalPrior:
         self.model = model
         self.names = model.probe(["Strategy:"], [f" {name}" for name in inventory.names])
         listed = "\n".join(f"- {strategy.name}: {strategy.definition}" for strategy in inventory.strategies)
-        self.question = f"These are the supporter's strategies:\n{listed}\nWhich strategy fits best now?"
+        self.task = f"{_JUDGE} These are the supporter's strategies:\n{listed}"
 
     def log_prior(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
         """Normalised log-probabilities of the strategies, ``[B, A]``."""
-        prompts = [Prompt(_JUDGE, f"{_transcript(d)}\n\n{self.question}") for d in dialogues]
+        prompts = [Prompt(self.task, f"{_transcript(d)}\n\nWhich strategy fits best now?") for d in dialogues]
         log_prior: NDArray[np.float64] = self.model.read(prompts, self.names)[:, 0]
         return log_prior
 
@@ -116,7 +116,7 @@ class LocalRewarder:
     """Scores the last exchange: Σ_k k·P(k) over the digits 1 to 5, after each criterion's name.
 
     The four criteria are branches of one packed pass per batch. Measure a model before trusting it: SmolLM2-135M
-    puts clearly good exchanges only about 0.2 points above clearly bad ones.
+    puts clearly good exchanges only about 0.1 points above clearly bad ones.
 
     Raises:
         ValueError: the tokenizer has no single token for a digit after "Empathy: ".
@@ -124,18 +124,15 @@ class LocalRewarder:
 
     def __init__(self, model: LocalModel) -> None:
         self.model = model
+        asked = "\n".join(f"- {criterion}: {_MEANING[criterion]}" for criterion in CRITERIA)
+        self.task = f"{_JUDGE} These are the criteria:\n{asked}"
         # The space ends the beginning: it is a token of its own, and each digit is one.
         self.digits = model.probe([f"{criterion}: " for criterion in CRITERIA], list("12345"))
 
     def score(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
         """Expected scores of the last exchange, ``[B, 4]`` in `CRITERIA` order."""
-        asked = "\n".join(f"- {criterion}: {_MEANING[criterion]}" for criterion in CRITERIA)
         prompts = [
-            Prompt(
-                _JUDGE,
-                f"{_transcript(dialogue)}\n\nRate the supporter's last turn, with the seeker's answer to it, "
-                f"from 1 (very poor) to 5 (very good):\n{asked}",
-            )
+            Prompt(self.task, f"{_transcript(dialogue)}\n\nRate the supporter's last turn from 1 to 5.")
             for dialogue in dialogues
         ]
         scores: NDArray[np.float64] = np.exp(self.model.read(prompts, self.digits)) @ np.arange(1.0, 6.0)

@@ -1,7 +1,8 @@
 """A causal language model as two batched operations: write the next words, and read an answer off the logits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from examples.aflow_esc.roles.prefix_store import BLOCK, BatchCache, PrefixStore
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 
@@ -29,24 +31,53 @@ class Probe:
     answers: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Prompts side by side: ``past`` columns of what was read before, then what is to be read, padded on the left.
+
+    Attributes:
+        prompts: one a row.
+        tokens: their tokens.
+        ids: ``[batch, length]`` the tokens that are to be read, at the end of their rows.
+        real: ``[batch, length]`` which columns hold keys and values of a prompt's token, or will.
+        cache: keys and values; the first ``past`` columns are filled.
+        past: how many columns hold what was read before.
+    """
+
+    prompts: list[Prompt]
+    tokens: list[list[int]]
+    ids: Int[Tensor, "batch length"]
+    real: Bool[Tensor, "batch length"]
+    cache: BatchCache
+    past: int
+
+
 class LocalModel:
     """A ``transformers`` causal language model and its tokenizer.
 
-    What it says of a prompt does not depend on the batch, up to rounding: prompts are padded on the left, masked,
-    and positions count from a prompt's own first token. Decoding is greedy.
+    What it says of a prompt depends neither on the batch nor on what was read before, up to rounding: prompts are
+    padded on the left, masked, and positions count from a prompt's own first token. Decoding is greedy.
 
     Attributes:
         model: in evaluation mode.
         tokenizer: with a chat template and an end token.
         batch_size: prompts in one pass.
+        prefixes: what is kept of the prompts that were read, at most ``store_bytes``; see `PrefixStore`.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 32,
+        store_bytes: int = 2**30,
+    ) -> None:
         if tokenizer.chat_template is None or tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer needs a chat template and an end token: take an instruction-tuned model's")
         # Generation comes from a mix-in that type checkers do not see.
         self.model: Any = model.train(False)
         self.tokenizer, self.batch_size = tokenizer, batch_size
+        self.prefixes = PrefixStore(model.config, store_bytes, model.dtype, model.device)
         texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
         self._end_tokens = [tokenizer.eos_token_id, *(i for i, text in enumerate(texts) if "\n" in text)]
 
@@ -57,24 +88,26 @@ class LocalModel:
         Raises:
             RuntimeError: the model wrote nothing but blanks.
         """
-        texts = [""] * len(prompts)
-        for rows, ids, mask in self._batches(prompts):
-            written = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask.long(),
+        texts: dict[Prompt, str] = {}
+        for batch in self._batches(prompts, max_new_tokens):
+            ids = self.model.generate(
+                input_ids=batch.ids,
+                attention_mask=batch.real.long(),
+                past_key_values=batch.cache,
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
                 min_new_tokens=2,
                 eos_token_id=self._end_tokens,
                 pad_token_id=self.tokenizer.eos_token_id,
             )
-            new = self.tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
-            for row, text in zip(rows, new, strict=True):
-                texts[row] = text.lstrip().split("\n")[0].strip()
-        for prompt, text in zip(prompts, texts, strict=True):
-            if not text:
-                raise RuntimeError(f"the model wrote nothing after {prompt.user[-80:]!r}")
-        return texts
+            new_ids = ids[:, batch.ids.shape[1] :]
+            self._keep(batch, new_ids.tolist())
+            new = self.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
+            for prompt, text in zip(batch.prompts, new, strict=True):
+                texts[prompt] = text.lstrip().split("\n")[0].strip()
+                if not texts[prompt]:
+                    raise RuntimeError(f"the model wrote nothing after {prompt.user[-80:]!r}")
+        return [texts[prompt] for prompt in prompts]
 
     def probe(self, beginnings: Sequence[str], answers: Sequence[str]) -> Probe:
         """Beginnings of an answer and what may follow them; of an answer only the first token is read.
@@ -102,38 +135,74 @@ class LocalModel:
             ``[prompts, beginnings, answers]``.
         """
         lengths = [len(beginning) for beginning in probe.beginnings]
-        branch = torch.tensor([token for beginning in probe.beginnings for token in beginning])
-        last = torch.tensor(lengths).cumsum(0) - 1
-        read = np.empty((len(prompts), len(lengths), len(probe.answers)))
-        for rows, ids, mask in self._batches(prompts):
-            device = ids.device
-            sees, position = _branching(mask, lengths)
-            logits = self.model(
-                input_ids=torch.cat([ids, branch.to(device).expand(len(ids), -1)], dim=1),
-                attention_mask=_additive(sees, self.model.dtype),
-                position_ids=position,
-                use_cache=False,
-                logits_to_keep=len(branch),
-            ).logits
-            answers = logits[:, last.to(device)][..., list(probe.answers)].double()
-            read[rows] = answers.log_softmax(dim=-1).cpu().numpy()
-        return read
+        branches = torch.tensor([token for beginning in probe.beginnings for token in beginning])
+        read: dict[Prompt, NDArray[np.float64]] = {}
+        for batch in self._batches(prompts, len(branches)):
+            logits = self._pass(batch, branches.to(batch.ids.device), lengths)
+            answers = logits[..., list(probe.answers)].double()
+            read.update(zip(batch.prompts, answers.log_softmax(dim=-1).cpu().numpy(), strict=True))
+        return np.stack([read[prompt] for prompt in prompts])
 
-    def _batches(
-        self, prompts: Sequence[Prompt]
-    ) -> Iterator[tuple[list[int], Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]]:
-        """Prompts of like length together: their row numbers, their tokens padded on the left, what is no padding."""
-        tokens = [self._tokens(self._render(prompt)) for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda row: len(tokens[row]))
+    def _pass(
+        self, batch: _Batch, branches: Int[Tensor, " branch_tokens"], lengths: Sequence[int]
+    ) -> Float[Tensor, "batch branches vocabulary"]:
+        """Read a batch, with branches of these lengths behind every prompt; logits of each branch's last token."""
+        last = torch.tensor(lengths, dtype=torch.int64, device=branches.device).cumsum(0) - 1
+        sees, position = _branching(batch.real, lengths)
+        ids = torch.cat([batch.ids, branches.expand(len(batch.ids), -1)], dim=1)
+        logits: Tensor = self.model(
+            input_ids=ids[:, batch.past :],
+            attention_mask=_additive(sees[:, batch.past :], self.model.dtype),
+            position_ids=position[:, batch.past :],
+            past_key_values=batch.cache,
+            logits_to_keep=ids.shape[1] - batch.past - len(branches) + last,
+        ).logits
+        self._keep(batch)
+        return logits
+
+    def _batches(self, prompts: Sequence[Prompt], room: int) -> Iterator[_Batch]:
+        """The distinct prompts, those with as much left to read together, and ``room`` for tokens behind them."""
+        tokens = {prompt: self._tokens(self._render(prompt)) for prompt in prompts}
+        if len(tokens) > 1:
+            self._read_beginning(_common_beginning(tokens.values()))
+        left = {prompt: len(ids) - BLOCK * len(self.prefixes.find(ids[:-1])) for prompt, ids in tokens.items()}
+        order = sorted(tokens, key=lambda prompt: (left[prompt], len(tokens[prompt])))
         for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            length = max(len(tokens[row]) for row in rows)
-            ids = torch.full((len(rows), length), self.tokenizer.eos_token_id)
-            mask = torch.zeros((len(rows), length), dtype=torch.bool)
-            for at, row in enumerate(rows):
-                ids[at, length - len(tokens[row]) :] = torch.tensor(tokens[row])
-                mask[at, length - len(tokens[row]) :] = True
-            yield rows, ids.to(self.model.device), mask.to(self.model.device)
+            chosen = order[start : start + self.batch_size]
+            yield self._batch(chosen, [tokens[prompt] for prompt in chosen], room)
+
+    def _read_beginning(self, shared: list[int]) -> None:
+        """Read what all prompts of a call begin with once, not in every row, if it was not read before."""
+        whole = shared[: len(shared) // BLOCK * BLOCK]
+        if self.prefixes.room_for(whole) and len(self.prefixes.find(whole)) * BLOCK < len(whole):
+            batch = self._batch([], [whole], 0)
+            self._pass(batch, batch.ids.new_empty(0), [])
+
+    def _batch(self, prompts: list[Prompt], tokens: list[list[int]], room: int) -> _Batch:
+        # The last token of a prompt is always read: what follows hangs on its logits.
+        found = [self.prefixes.find(ids[:-1]) for ids in tokens]
+        past = BLOCK * max(map(len, found))
+        length = past + max(len(ids) - BLOCK * len(slots) for ids, slots in zip(tokens, found, strict=True))
+        cache = BatchCache(self.prefixes.room(len(tokens), length + room), past)
+        ids = torch.full((len(tokens), length), self.tokenizer.eos_token_id)
+        real = torch.zeros((len(tokens), length), dtype=torch.bool)
+        for row, (own, slots) in enumerate(zip(tokens, found, strict=True)):
+            stored = BLOCK * len(slots)
+            self.prefixes.put(slots, cache.room[:, :, row, :, past - stored : past])
+            ids[row, length - len(own) + stored :] = torch.tensor(own[stored:])
+            real[row, past - stored : past] = True
+            real[row, length - len(own) + stored :] = True
+        device = self.model.device
+        return _Batch(prompts, tokens, ids.to(device), real.to(device), cache, past)
+
+    def _keep(self, batch: _Batch, written: Sequence[list[int]] | None = None) -> None:
+        """Keep what was read of the prompts, and what was written behind them but the last token, never read."""
+        length = batch.ids.shape[1]
+        new = batch.real[:, batch.past :].sum(dim=1).tolist()
+        for row, own in enumerate(batch.tokens):
+            behind = written[row][:-1] if written else []
+            room = batch.cache.room[:, :, row, :, length - new[row] : length + len(behind)]
+            self.prefixes.add(own + behind, room)
 
     def _render(self, prompt: Prompt) -> str:
         messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}]
@@ -142,6 +211,11 @@ class LocalModel:
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _common_beginning(rows: Iterable[list[int]]) -> list[int]:
+    """What all rows begin with: in the order of a dictionary the first and the last have no more in common."""
+    return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(rows), max(rows), strict=False))]
 
 
 def _branching(
