@@ -246,6 +246,8 @@ class Forest:
     @cached_property
     def leaves(self) -> Int[Tensor, " leaves"]:
         """The nodes without children, ascending; the order of rewards."""
+        if self.is_chains:
+            return torch.cat([self.roots[1:], self.roots.new_tensor([self.num_nodes])]) - 1
         return torch.nonzero(self.num_children == 0).squeeze(1)
 
     @cached_property

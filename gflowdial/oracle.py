@@ -5,7 +5,7 @@ import torch
 from gflowdial import segments
 from gflowdial.dag import Dag
 from gflowdial.forest import Forest
-from gflowdial.precision import precise_dtype
+from gflowdial.precision import lift_vector, precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Tensor
 
@@ -64,8 +64,8 @@ def expected_flows(
 
     Source: Jiralerspong et al., arXiv 2310.02779.
     """
-    log_reward = _lift("log_reward", log_reward, forest.num_leaves, "leaf")
-    log_chance = _lift("log_chance", log_chance, forest.num_edges, "edge")
+    log_reward = lift_vector("log_reward", log_reward, forest.num_leaves, "leaf")
+    log_chance = lift_vector("log_chance", log_chance, forest.num_edges, "edge")
     if chance.shape != (forest.num_nodes,):
         raise ValueError(f"chance must have one entry per node, shape [{forest.num_nodes}]; got {list(chance.shape)}.")
     _require_finite("log_reward", log_reward)
@@ -109,8 +109,8 @@ def dag_flows(
 
     Source: Bengio et al., arXiv 2111.09266.
     """
-    log_pb = _lift("log_pb", log_pb, dag.num_edges, "edge")
-    log_reward = _lift("log_reward", log_reward, len(dag.terminals), "terminal")
+    log_pb = lift_vector("log_pb", log_pb, dag.num_edges, "edge")
+    log_reward = lift_vector("log_reward", log_reward, len(dag.terminals), "terminal")
     _require_finite("log_reward", log_reward)
     _require_normalised("log_pb", log_pb, "into", dag.target, dag.num_nodes)
     log_flow = log_reward.new_full((dag.num_nodes,), -torch.inf).index_copy(0, dag.terminals, log_reward)
@@ -139,7 +139,7 @@ def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> F
         ValueError: if the shape does not fit, a node lies below two roots, or P_F does not sum to 1 at a node that can
             be reached.
     """
-    log_pf = _lift("log_pf", log_pf, dag.num_edges, "edge")
+    log_pf = lift_vector("log_pf", log_pf, dag.num_edges, "edge")
     log_reach = log_pf.new_full((dag.num_nodes,), -torch.inf).index_fill(0, dag.roots, 0.0)
     for level in dag.levels_down:
         step = log_reach[dag.source[level.edges]] + log_pf[level.edges]
@@ -150,12 +150,6 @@ def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> F
     # Whoever lies below two roots has no one probability: this raises.
     _ = dag.root_of
     return log_reach[dag.terminals]
-
-
-def _lift(name: str, values: Tensor, length: int, what: str) -> Tensor:
-    if values.shape != (length,):
-        raise ValueError(f"{name} must have one entry per {what}, shape [{length}]; got {list(values.shape)}.")
-    return values.to(precise_dtype(values.device))
 
 
 def _require_finite(name: str, values: Tensor) -> None:

@@ -3,8 +3,9 @@
 import torch
 
 from gflowdial import segments
-from gflowdial.losses.inputs import lift_vector
+from gflowdial.losses.inputs import check_finite
 from gflowdial.losses.penalties import Penalty, squared
+from gflowdial.precision import lift_vector
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -45,15 +46,14 @@ def flow_matching(
     Source: Bengio et al., arXiv 2106.04399.
     """
     states = len(log_reward)
-    inward = lift_vector(
-        "log_in_flow", log_in_flow, len(in_state), "in-edge", lambda i: f"an edge into state {int(in_state[i])}"
-    )
-    outward = lift_vector(
-        "log_out_flow", log_out_flow, len(out_state), "out-edge", lambda i: f"an edge out of state {int(out_state[i])}"
-    )
+    inward = lift_vector("log_in_flow", log_in_flow, len(in_state), "in-edge")
+    outward = lift_vector("log_out_flow", log_out_flow, len(out_state), "out-edge")
     # Here alone -inf has a meaning, which `require_finite` must not refuse.
     no_end = log_reward == -torch.inf
-    reward = lift_vector("log_reward", log_reward.where(~no_end, 0.0), states, "state", lambda i: f"state {i}")
+    reward = lift_vector("log_reward", log_reward.where(~no_end, 0.0), states, "state")
+    check_finite("log_in_flow", inward, lambda i: f"an edge into state {int(in_state[i])}")
+    check_finite("log_out_flow", outward, lambda i: f"an edge out of state {int(out_state[i])}")
+    check_finite("log_reward", reward, lambda i: f"state {i}")
     reward = reward.where(~no_end, -torch.inf)
     for name, index in (("in_state", in_state), ("out_state", out_state)):
         if not torch.compiler.is_compiling() and bool(((index < 0) | (index >= states)).any()):

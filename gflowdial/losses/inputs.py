@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.precision import precise_dtype
+from gflowdial.precision import check_vector, precise_dtype
 from gflowdial.shapes import Float, Tensor
 
 Place = Literal["node", "edge", "leaf", "tree"]
@@ -54,25 +54,15 @@ def check(name: str, values: Tensor, forest: Forest, place: Place) -> None:
         ]
         return f"tree {int(forest.tree[node])}, {what} {node}"
 
-    _check_vector(name, values, length, place, locate)
+    check_vector(name, values, length, place)
+    check_finite(name, values, locate)
 
 
-def lift_vector(name: str, values: Tensor, length: int, what: str, locate: Callable[[int], str]) -> Tensor:
-    """``values`` in `precise_dtype`; ``locate`` says in words where an entry belongs.
-
-    Raises:
-        ValueError: if ``values`` is no vector of ``length`` floating-point entries, or not finite under
-            `require_finite`.
+def check_finite(name: str, values: Tensor, locate: Callable[[int], str]) -> None:
     """
-    _check_vector(name, values, length, what, locate)
-    return values.to(precise_dtype(values.device))
-
-
-def _check_vector(name: str, values: Tensor, length: int, what: str, locate: Callable[[int], str]) -> None:
-    if values.shape != (length,):
-        raise ValueError(f"{name} must have one entry per {what}, shape [{length}]; got {list(values.shape)}.")
-    if not values.is_floating_point():
-        raise ValueError(f"{name} must be floating point; got {values.dtype}.")
+    Raises:
+        ValueError: under `require_finite`, if an entry is not; ``locate`` says in words where it belongs.
+    """
     if not torch.compiler.is_compiling() and _finite_required.get() and not bool(values.isfinite().all()):
         index = int(torch.nonzero(~values.isfinite())[0])
         raise ValueError(f"{name}[{index}] is {float(values.detach()[index])}: {locate(index)}.")
