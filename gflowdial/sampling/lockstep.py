@@ -17,8 +17,8 @@ from gflowdial.shapes import Float, Int, Tensor
 
 Policy = Callable[[Tensor], Tensor]
 """Log-probabilities of actions, ``[states, width] -> [states, actions]``, -inf at invalid ones: an estimator's
-``forward_policy`` or ``backward_policy``, or any function."""
-
+``forward_policy`` or ``backward_policy``, or any function of states. It is called in `torch.inference_mode`, and of many
+states, equal ones are asked about once."""
 
 BLOCK = 4
 """Steps whose random numbers are drawn at once."""
@@ -50,7 +50,8 @@ def sample_forward(
         temperature: T > 0; above 1 flattens the policy.
 
     Raises:
-        ValueError: if ``condition`` is empty, an option is out of range, or the policy chooses an invalid action.
+        ValueError: if ``condition`` is empty, an option is out of range, or the policy gives no distribution over
+            the valid actions of a state that was visited.
     """
     if len(condition) == 0:
         raise ValueError("condition is empty: give one entry for each trajectory.")
@@ -67,13 +68,9 @@ def sample_forward(
 
     start = environment.initial_states.index_select(0, condition)
     walk = _walk(start, environment.forward_mask, environment.step, policy, explore, generator)
-    forest, first = _chains(walk.lengths)
-    node = first[walk.visitor] + walk.time
-    # A tree has one edge fewer than nodes: the edge into node n of tree i is n - i - 1.
-    edge = (node - walk.visitor)[len(first) :] - 1
-    states = torch.empty_like(walk.states).index_copy_(0, node, walk.states)
-    actions = torch.empty_like(walk.actions).index_copy_(0, edge, walk.actions)
-    return Trajectories(forest, states, actions, environment.log_reward(states[first + walk.lengths]), condition)
+    forest, states, actions = _laid_out(walk, backward=False)
+    log_reward = environment.log_reward(states.index_select(0, forest.leaves))
+    return Trajectories(forest, states, actions, log_reward, condition)
 
 
 @torch.no_grad()
@@ -95,35 +92,32 @@ def sample_backward(
         log_reward: log R of ``states`` where it is known; else the environment is asked.
 
     Raises:
-        ValueError: if a state is not terminal, the policy chooses an invalid action, or a trajectory leads back to a
-            state that is not among ``environment.initial_states``.
+        ValueError: if a state is not terminal, the policy gives no distribution over the valid actions of a state that was
+            visited, or a trajectory leads back to a state that is not among ``environment.initial_states``.
     """
     unfinished = environment.forward_mask(states).any(1)
     if bool(unfinished.any()):
         row = int(unfinished.nonzero()[0])
         raise ValueError(f"states[{row}] is not terminal: {states[row].tolist()}.")
     walk = _walk(states, environment.backward_mask, environment.step_back, policy, lambda log_p, _: log_p, generator)
-    forest, first = _chains(walk.lengths)
-    last = first + walk.lengths
-    node = last[walk.visitor] - walk.time
-    # What was stepped to is a parent: its edge leads into the node after it.
-    edge = (node - walk.visitor)[len(last) :]
-    flat = torch.empty_like(walk.states).index_copy_(0, node, walk.states)
-    actions = torch.empty_like(walk.actions).index_copy_(0, edge, walk.actions)
+    forest, flat, actions = _laid_out(walk, backward=True)
     if log_reward is None:
         log_reward = environment.log_reward(states)
-    return Trajectories(forest, flat, actions, log_reward, _condition(environment, flat[first]))
+    condition = _condition(environment, flat.index_select(0, forest.roots))
+    return Trajectories(forest, flat, actions, log_reward, condition)
 
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """What was visited, in the order of time: the start of every row, then at each step the rows that still walked."""
+    """What was visited, step by step: the rows that still walked, where they were, what they did there.
 
-    states: Int[Tensor, "nodes width"]
-    visitor: Int[Tensor, " nodes"]
-    time: Int[Tensor, " nodes"]
-    actions: Int[Tensor, " edges"]
-    lengths: Int[Tensor, " trees"]
+    A row stands in the last entry of ``rows`` that it reached; ``actions[t]`` leads from ``states[t]`` to
+    ``states[t + 1]``.
+    """
+
+    rows: list[Int[Tensor, " walking"]]
+    states: list[Int[Tensor, "walking width"]]
+    actions: list[Int[Tensor, " walking"]]
 
 
 def _walk(
@@ -136,7 +130,7 @@ def _walk(
 ) -> _Walk:
     """Step every row until it has no valid action."""
     row = torch.arange(len(states), device=states.device)
-    visited, visitors, actions, answers = [states], [row], [row[:0]], []
+    walk, asked, answers, masks = _Walk([row], [states], []), [], [], []
     noise: list[Tensor] = []
     # Ordinary tensors are made of what was recorded, since those of inference mode take no part in training.
     with torch.inference_mode():
@@ -153,22 +147,16 @@ def _walk(
             # Where a policy gives no valid action any weight, one is taken: every walk ends, and then is refused.
             weight.clamp_(min=torch.finfo(weight.dtype).min)
             action = torch.where(mask, weight, -torch.inf).argmax(1)
-            answers.append((states, log_p, mask))
+            asked.append(states)
+            answers.append(log_p)
+            masks.append(mask)
             states = step(states, action)
-            actions.append(action)
-            visited.append(states)
-            visitors.append(row)
+            walk.rows.append(row)
+            walk.states.append(states)
+            walk.actions.append(action)
     if answers:
-        _check(*map(torch.cat, zip(*answers, strict=True)))
-    visitor = torch.cat(visitors)
-    sizes = torch.tensor([len(rows) for rows in visitors], device=visitor.device)
-    return _Walk(
-        states=torch.cat(visited),
-        visitor=visitor,
-        time=torch.arange(len(sizes), device=visitor.device).repeat_interleave(sizes),
-        actions=torch.cat(actions),
-        lengths=torch.bincount(visitor) - 1,
-    )
+        _check(asked, torch.cat(answers), torch.cat(masks))
+    return walk
 
 
 def _ask(policy: Policy, states: Tensor) -> Tensor:
@@ -186,40 +174,65 @@ def _gumbel(log_p: Float[Tensor, "states actions"], generator: torch.Generator) 
     return list(uniform.log_().neg_().log_().neg_())
 
 
-def _check(states: Tensor, log_p: Tensor, mask: Tensor) -> None:
+def _check(asked: list[Tensor], log_p: Tensor, mask: Tensor) -> None:
     """Refuse what is no policy, for a whole walk at once."""
     fine = (mask | (log_p == -torch.inf)).all(1) & (log_p.amax(1) > -torch.inf)
     if not bool(fine.all()):
         at = int((~fine).nonzero()[0])
         raise ValueError(
-            f"the policy gives no distribution over the valid actions of state {states[at].tolist()}: it must give "
-            f"log-probabilities, not NaN, and -inf at invalid actions; it gives {log_p[at].tolist()}, "
-            f"valid is {mask[at].tolist()}."
+            "the policy gives no distribution over the valid actions of state "
+            f"{torch.cat(asked)[at].tolist()}: it must give log-probabilities, not NaN, and -inf at invalid actions; "
+            f"it gives {log_p[at].tolist()}, valid is {mask[at].tolist()}."
         )
 
 
-def _chains(lengths: Tensor) -> tuple[Forest, Int[Tensor, " trees"]]:
-    """`Forest.from_lengths` without its checks, and the first node of each chain."""
-    after = (lengths + 1).cumsum(0)
-    first = after - lengths - 1
-    parent = torch.arange(-1, int(after[-1]) - 1, device=lengths.device)
-    parent[first] = -1
-    forest = Forest(parent)
+def _laid_out(walk: _Walk, *, backward: bool) -> tuple[Forest, Int[Tensor, "nodes width"], Int[Tensor, " edges"]]:
+    """What was walked, trajectory after trajectory: the forest, the states of its nodes, the actions of its edges."""
+    steps, trees = len(walk.actions), len(walk.rows[0])
+    if steps and len(walk.rows[-1]) == trees:
+        order = slice(None, None, -1 if backward else 1)
+        forest = _chains(walk.rows[0].new_full((trees,), steps))
+        vars(forest)["chain_size"] = steps + 1
+        return forest, torch.stack(walk.states[order], 1).flatten(0, 1), torch.stack(walk.actions[order], 1).flatten()
+    row, states = torch.cat(walk.rows), torch.cat(walk.states)
+    actions = torch.cat(walk.actions) if steps else row[:0]
+    time = torch.arange(steps + 1, device=row.device).repeat_interleave(row.new_tensor([len(x) for x in walk.rows]))
+    forest = _chains(row.bincount() - 1)
+    if backward:
+        # What was stepped to is a parent: its edge leads into the node after it.
+        node = forest.leaves.index_select(0, row) - time
+        edge = (node - row)[trees:]
+    else:
+        # A tree has one edge fewer than nodes: the edge into node n of tree i is n - i - 1.
+        node = forest.roots.index_select(0, row) + time
+        edge = (node - row)[trees:] - 1
+    return (
+        forest,
+        torch.empty_like(states).index_copy_(0, node, states),
+        torch.empty_like(actions).index_copy_(0, edge, actions),
+    )
+
+
+def _chains(lengths: Int[Tensor, " trees"]) -> Forest:
+    """`Forest.from_lengths` without its checks; what is known here, the forest need not derive."""
+    end = (lengths + 1).cumsum(0)
+    roots = end - lengths - 1
     trees = torch.arange(len(lengths), device=lengths.device)
     edge_tree = trees.repeat_interleave(lengths)
     # A tree has one edge fewer than nodes.
     edge_parent = torch.arange(len(edge_tree), device=lengths.device) + edge_tree
-    # What is known here, the forest need not derive.
+    parent = torch.arange(-1, len(edge_tree) + len(lengths) - 1, device=lengths.device).index_fill_(0, roots, -1)
+    forest = Forest(parent)
     vars(forest).update(
         is_chains=True,
-        roots=first,
-        leaves=after - 1,
+        roots=roots,
+        leaves=end - 1,
         leaf_tree=trees,
         edge_tree=edge_tree,
         edge_parent=edge_parent,
         edge_child=edge_parent + 1,
     )
-    return forest, first
+    return forest
 
 
 def _condition(environment: Environment, roots: Tensor) -> Int[Tensor, " trees"]:

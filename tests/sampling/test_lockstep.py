@@ -47,7 +47,17 @@ def check_trajectories(environment: Environment, trajectories: Trajectories) -> 
     forest, states, actions = trajectories.forest, trajectories.states, trajectories.actions
     lengths = forest.offsets.diff() - 1
     chains = Forest.from_lengths(lengths)
-    for known in ("parent", "roots", "leaves", "leaf_tree", "edge_tree", "edge_parent", "edge_child", "is_chains"):
+    for known in (
+        "parent",
+        "roots",
+        "leaves",
+        "leaf_tree",
+        "edge_tree",
+        "edge_parent",
+        "edge_child",
+        "is_chains",
+        "chain_size",
+    ):
         torch.testing.assert_close(getattr(forest, known), getattr(chains, known))
     torch.testing.assert_close(states[forest.roots], environment.initial_states[trajectories.condition])
     before, after = states[forest.edge_parent], states[forest.edge_child]
