@@ -17,8 +17,8 @@ from gflowdial.shapes import Float, Int, Tensor
 
 Policy = Callable[[Tensor], Tensor]
 """Log-probabilities of actions, ``[states, width] -> [states, actions]``, -inf at invalid ones: an estimator's
-``forward_policy`` or ``backward_policy``, or any function of states. It is called in `torch.inference_mode`, and of many
-states, equal ones are asked about once."""
+``forward_policy`` or ``backward_policy``, or any function of states. It is called in `torch.inference_mode`; where many
+states are alike, it is asked about one of them."""
 
 BLOCK = 4
 """Steps whose random numbers are drawn at once."""
@@ -92,8 +92,8 @@ def sample_backward(
         log_reward: log R of ``states`` where it is known; else the environment is asked.
 
     Raises:
-        ValueError: if a state is not terminal, the policy gives no distribution over the valid actions of a state that was
-            visited, or a trajectory leads back to a state that is not among ``environment.initial_states``.
+        ValueError: if a state is not terminal, the policy gives no distribution over the valid actions of a state that
+            was visited, or a trajectory leads back to a state that is not among ``environment.initial_states``.
     """
     unfinished = environment.forward_mask(states).any(1)
     if bool(unfinished.any()):
