@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks import loss_contestants as forms
 from benchmarks import loss_report, loss_trees
-from benchmarks.measure import Work, load, machine, peak_extra_mib, side_by_side
+from benchmarks.measure import Work, device, load, machine, peak_extra_mib, side_by_side
 from benchmarks.provenance import results_path, write_results
 from gflowdial import Forest, losses
 
@@ -27,8 +27,9 @@ BATCH = 64
 DECAYS = (1.0, 0.9)
 BAR = 1e-3
 """Largest relative difference of value and of gradient between float32 contestants and ours."""
-UP_TO = {"torchgfn": 1024, "dense": 1024, "loop": 64, "search": 160, "ragged": 256, "deep": 1024}
-"""Lengths that a contestant is measured to: beyond, it wants more than 10 GiB or more than a minute a call."""
+FAR = 4096 if torch.cuda.is_available() else 1024
+UP_TO = {"torchgfn": FAR, "dense": FAR, "loop": 64, "search": 160, "ragged": 256, "deep": 1024}
+"""Lengths that a contestant is measured to: beyond, it wants more memory than such a machine has, or minutes a call."""
 
 SIMULATIONS = (10, 40, 160)
 FORMS = ("gflowdial", "torchgfn", "dense", "matrix")
@@ -36,6 +37,17 @@ ROUNDS = 9
 
 Result = tuple[Tensor, ...]
 Step = Callable[[], Result]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A step that gives the loss and its gradient, and what lays these out as the other contestants do, untimed."""
+
+    step: Step
+    laid_out: Callable[[Result], Result] = tuple
+
+    def result(self) -> Result:
+        return self.laid_out(self.step())
 
 
 @dataclass(frozen=True)
@@ -50,11 +62,21 @@ class Chains:
 
     @staticmethod
     def random(length: int) -> "Chains":
-        generator = torch.Generator().manual_seed(0)
-        flow, pf, pb = (torch.randn(BATCH, length, generator=generator) for _ in range(3))
+        flow, pf, pb, reward, z = normal((BATCH, length), (BATCH, length), (BATCH, length), (BATCH,), ())
         # torchgfn takes P_B of the last action, its exit, to be 1.
         pb[:, -1] = 0.0
-        return Chains(flow, pf, pb, torch.randn(BATCH, generator=generator), torch.randn((), generator=generator))
+        return Chains(flow, pf, pb, reward, z)
+
+    @property
+    def forest(self) -> Forest:
+        batch, length = self.log_pf.shape
+        return Forest.from_lengths(torch.full((batch,), length, device=device()))
+
+
+def normal(*shapes: tuple[int, ...]) -> list[Tensor]:
+    """The same numbers on every device."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(device()) for shape in shapes]
 
 
 def with_gradient(loss: Callable[[], Tensor], wrt: list[Tensor]) -> Step:
@@ -71,91 +93,95 @@ def leaf(x: Tensor) -> Tensor:
     return x.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
-def subtb_contestants(chains: Chains, decay: float) -> Iterator[tuple[str, Step]]:
-    """SubTB: steps that give the loss and its gradient in log F, log P_F and log P_B, all in ``[B, T]`` order.
+def subtb_contestants(chains: Chains, decay: float) -> Iterator[tuple[str, Contestant]]:
+    """SubTB, its gradient in log F, log P_F and log P_B, laid out as ``[B, T]``.
 
     The last P_B is left out of the gradient: to torchgfn it is a constant.
     """
 
-    def without_exit(step: Step) -> Result:
-        value, flow, pf, pb = step()
+    def without_exit(laid_out: Callable[[Result], Result], result: Result) -> Result:
+        value, flow, pf, pb = laid_out(result)
         return value, flow, pf, pb[:, :-1]
 
-    for name, step in all_subtb_contestants(chains, decay):
-        yield name, partial(without_exit, step)
+    for name, contestant in all_subtb_contestants(chains, decay):
+        yield name, Contestant(contestant.step, partial(without_exit, contestant.laid_out))
 
 
-def all_subtb_contestants(chains: Chains, decay: float) -> Iterator[tuple[str, Step]]:
+def all_subtb_contestants(chains: Chains, decay: float) -> Iterator[tuple[str, Contestant]]:
     batch, length = chains.log_pf.shape
     weight = partial(forms.pair_weights, length, decay)
     flow, pf, pb = padded = [leaf(x) for x in (chains.log_flow, chains.log_pf, chains.log_pb)]
+    given = flow, pf, pb, chains.log_reward
     yield "gflowdial", ours(chains, partial(losses.subtrajectory_balance, decay=decay))
     if length <= UP_TO["torchgfn"]:
         yield "torchgfn", torchgfn(chains, "subtrajectory_balance", torch.full((batch,), length), decay)
     if length <= UP_TO["dense"]:
-        yield "dense", with_gradient(partial(forms.dense_subtb, flow, pf, pb, chains.log_reward, weight()), padded)
+        yield "dense", Contestant(with_gradient(partial(forms.dense_subtb, *given, weight()), padded))
     matrix = forms.laplacian(weight(dtype=torch.float64))
-    yield "matrix", with_gradient(partial(forms.matrix_subtb, flow, pf, pb, chains.log_reward, matrix), padded)
-    if length <= UP_TO["loop"]:
-        yield "loop", with_gradient(partial(forms.loop_subtb, flow, pf, pb, chains.log_reward, decay), padded)
+    yield "matrix", Contestant(with_gradient(partial(forms.matrix_subtb, *given, matrix), padded))
+    # The loop takes the same time with any decay; the longest one takes a third of a minute a call.
+    if length <= UP_TO["loop"] and (decay == 1 or length == LENGTHS[0]):
+        yield "loop", Contestant(with_gradient(partial(forms.loop_subtb, *given, decay), padded))
 
 
-def tb_contestants(chains: Chains) -> Iterator[tuple[str, Step]]:
-    """TB, as `subtb_contestants`; the gradient is in log Z, log P_F and log P_B."""
+def tb_contestants(chains: Chains) -> Iterator[tuple[str, Contestant]]:
+    """TB; the gradient is in log Z, log P_F and log P_B."""
     batch, length = chains.log_pf.shape
-    forest, z = Forest.from_lengths([length] * batch), leaf(chains.log_z)
-    pf, pb = leaf(chains.log_pf.flatten()), leaf(chains.log_pb.flatten())
-    step = with_gradient(partial(losses.trajectory_balance, z, pf, pb, chains.log_reward, forest), [z, pf, pb])
-    yield "gflowdial", lambda: tuple(x.view(batch, length) if x.ndim else x for x in step())
+    z, pf, pb = wrt = [leaf(chains.log_z), leaf(chains.log_pf.flatten()), leaf(chains.log_pb.flatten())]
+    step = with_gradient(partial(losses.trajectory_balance, z, pf, pb, chains.log_reward, chains.forest), wrt)
+    yield "gflowdial", Contestant(step, lambda found: tuple(x.view(batch, length) if x.ndim else x for x in found))
     yield "torchgfn", torchgfn(chains, "trajectory_balance", torch.full((batch,), length))
-    pf, pb = leaf(chains.log_pf), leaf(chains.log_pb)
-    yield "padded", with_gradient(partial(forms.padded_tb, z, pf, pb, chains.log_reward), [z, pf, pb])
+    z, pf, pb = wrt = [leaf(chains.log_z), leaf(chains.log_pf), leaf(chains.log_pb)]
+    yield "padded", Contestant(with_gradient(partial(forms.padded_tb, z, pf, pb, chains.log_reward), wrt))
 
 
-def db_contestants(chains: Chains) -> Iterator[tuple[str, Step]]:
-    """DB, as `subtb_contestants`."""
+def db_contestants(chains: Chains) -> Iterator[tuple[str, Contestant]]:
+    """DB, its gradient in log F, log P_F and log P_B."""
     yield "gflowdial", ours(chains, losses.detailed_balance)
     yield "torchgfn", torchgfn(chains, "detailed_balance")
-    flow, pf, pb = leaf(chains.log_flow), leaf(chains.log_pf), leaf(chains.log_pb)
-    yield "padded", with_gradient(partial(forms.padded_db, flow, pf, pb, chains.log_reward), [flow, pf, pb])
+    flow, pf, pb = wrt = [leaf(chains.log_flow), leaf(chains.log_pf), leaf(chains.log_pb)]
+    yield "padded", Contestant(with_gradient(partial(forms.padded_db, flow, pf, pb, chains.log_reward), wrt))
 
 
-def ours(chains: Chains, loss: Callable[..., Tensor]) -> Step:
-    batch, length = chains.log_pf.shape
-    forest = Forest.from_lengths([length] * batch)
+def ours(chains: Chains, loss: Callable[..., Tensor]) -> Contestant:
+    batch = len(chains.log_reward)
     flow = torch.nn.functional.pad(chains.log_flow, (0, 1))
     flat = [leaf(x.flatten()) for x in (flow, chains.log_pf, chains.log_pb)]
-    step = with_gradient(partial(loss, *flat, chains.log_reward, forest), flat)
+    step = with_gradient(partial(loss, *flat, chains.log_reward, chains.forest), flat)
 
-    def padded() -> Result:
-        value, flow, pf, pb = step()
+    def padded(result: Result) -> Result:
+        value, flow, pf, pb = result
         return value, flow.view(batch, -1)[:, :-1], pf.view(batch, -1), pb.view(batch, -1)
 
-    return padded
+    return Contestant(step, padded)
 
 
-def torchgfn(chains: Chains, loss: str, *options: Any) -> Step:
+def torchgfn(chains: Chains, loss: str, *options: Any) -> Contestant:
     from benchmarks import loss_torchgfn
 
     steps_first = [leaf(x.T) for x in (chains.log_pf, chains.log_pb)]
     is_tb = loss == "trajectory_balance"
     first: Tensor = torch.nn.Parameter(chains.log_z) if is_tb else leaf(chains.log_flow.T)
     given = [first, *steps_first]
+    options = tuple(x.to(device()) if isinstance(x, Tensor) else x for x in options)
     step = with_gradient(getattr(loss_torchgfn, loss)(*given, chains.log_reward, *options), given)
-    return lambda: tuple(x.T if x.ndim else x for x in step())
+    return Contestant(step, lambda found: tuple(x.T if x.ndim else x for x in found))
 
 
-def tree_contestants(kind: str, size: int, decay: float) -> tuple[int, dict[str, Step]]:
-    """The number of nodes, and steps that give the loss and its gradient in log F and log P_F."""
+def tree_contestants(kind: str, size: int, decay: float) -> tuple[Forest, dict[str, Contestant]]:
+    """The forest, and the contestants on it; their gradient is in log F and log P_F."""
     forest = loss_trees.FORESTS[kind](size)
-    generator = torch.Generator().manual_seed(0)
-    sizes = (forest.num_nodes, forest.num_edges, forest.num_leaves)
-    flow, pf, reward = (torch.randn(n, generator=generator).requires_grad_() for n in sizes)
-    found = loss_trees.contestants(kind, forest, reward.detach(), decay, size <= UP_TO[kind])
-    return forest.num_nodes, {n: with_gradient(partial(loss, flow, pf), [flow, pf]) for n, loss in found.items()}
+    flow, pf, reward = tree_input(forest)
+    found = loss_trees.contestants(kind, forest, reward, decay, size <= UP_TO[kind])
+    return forest, {n: Contestant(with_gradient(partial(loss, flow, pf), [flow, pf])) for n, loss in found.items()}
 
 
-def chain_contestants(objective: str, length: int, decay: float) -> dict[str, Step]:
+def tree_input(forest: Forest) -> tuple[Tensor, Tensor, Tensor]:
+    flow, pf, reward = normal((forest.num_nodes,), (forest.num_edges,), (forest.num_leaves,))
+    return flow.requires_grad_(), pf.requires_grad_(), reward
+
+
+def chain_contestants(objective: str, length: int, decay: float) -> dict[str, Contestant]:
     chains = Chains.random(length)
     if objective == "SubTB":
         return dict(subtb_contestants(chains, decay))
@@ -169,44 +195,38 @@ def differences(expected: Result, found: Result) -> dict[str, float]:
     return {"value": value, "gradient": float((gradients[0] - gradients[1]).norm() / gradients[1].norm())}
 
 
-def timed(steps: Mapping[str, Step], references: Mapping[str, Step]) -> dict[str, Any]:
+def timed(contestants: Mapping[str, Contestant], references: Mapping[str, Contestant]) -> dict[str, Any]:
     """Times of all contestants, and how far each is from its reference, which is ours where none is named."""
-    ours = steps["gflowdial"]
-    apart = {name: differences(references.get(name, ours)(), step()) for name, step in steps.items()}
+    ours = contestants["gflowdial"]
+    apart = {name: differences(references.get(name, ours).result(), c.result()) for name, c in contestants.items()}
     if wrong := {name: found for name, found in apart.items() if max(found.values()) > BAR}:
         raise SystemExit(f"not the same value and gradient: {wrong}")
-    times = side_by_side(steps, rounds=ROUNDS)
+    times = side_by_side({name: contestant.step for name, contestant in contestants.items()}, rounds=ROUNDS)
     return {
         name: {**times[name], "ratio": times[name]["ms"] / times["gflowdial"]["ms"], "differences": apart[name]}
-        for name in steps
+        for name in contestants
     }
 
 
 def chain_row(objective: str, length: int, decay: float) -> dict[str, Any]:
-    steps = chain_contestants(objective, length, decay)
-    return {"objective": objective, "T": length, "decay": decay, "forms": timed(steps, {})} | {
-        "bounds": bounds(steps["gflowdial"], BATCH * (length + 1))
+    found = chain_contestants(objective, length, decay)
+    return {"objective": objective, "T": length, "decay": decay, "forms": timed(found, {})} | {
+        "bounds": bounds(found["gflowdial"].step, BATCH * (length + 1))
     }
 
 
 def tree_row(kind: str, size: int, decay: float) -> dict[str, Any]:
-    nodes, steps = tree_contestants(kind, size, decay)
+    forest, found = tree_contestants(kind, size, decay)
     references = {}
-    if "torchgfn" in steps:
+    if "torchgfn" in found:
         # torchgfn weighs each path the same, not each tree: the same input as chains is what it must agree with.
-        references["torchgfn"] = tree_reference(kind, size, decay)
-    return {"trees": kind, "size": size, "nodes": nodes, "decay": decay, "forms": timed(steps, references)} | {
-        "bounds": bounds(steps["gflowdial"], nodes)
+        flow, pf, reward = tree_input(forest)
+        loss = loss_trees.as_chains(loss_trees.Paths(forest), reward, decay)
+        references["torchgfn"] = Contestant(with_gradient(partial(loss, flow, pf), [flow, pf]))
+    nodes = forest.num_nodes
+    return {"trees": kind, "size": size, "nodes": nodes, "decay": decay, "forms": timed(found, references)} | {
+        "bounds": bounds(found["gflowdial"].step, nodes)
     }
-
-
-def tree_reference(kind: str, size: int, decay: float) -> Step:
-    forest = loss_trees.FORESTS[kind](size)
-    generator = torch.Generator().manual_seed(0)
-    sizes = (forest.num_nodes, forest.num_edges, forest.num_leaves)
-    flow, pf, reward = (torch.randn(n, generator=generator).requires_grad_() for n in sizes)
-    loss = loss_trees.as_chains(loss_trees.Paths(forest), reward.detach(), decay)
-    return with_gradient(partial(loss, flow, pf), [flow, pf])
 
 
 def bounds(step: Step, nodes: int) -> dict[str, float]:
@@ -231,8 +251,8 @@ def memory(kind: str, form: str, size: int, decay: float) -> dict[str, Any]:
 
     def step_on(size: int) -> Step:
         if kind == "chains":
-            return chain_contestants("SubTB", size, decay)[form]
-        return tree_contestants(kind, size, decay)[1][form]
+            return chain_contestants("SubTB", size, decay)[form].step
+        return tree_contestants(kind, size, decay)[1][form].step
 
     step_on(LENGTHS[0])()
     step = step_on(size)

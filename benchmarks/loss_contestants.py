@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from benchmarks.measure import device
+
 
 def _along(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor) -> Tensor:
     """c = log F less the sum of log P_F - log P_B so far, ``[B, T + 1]``: residuals are its differences."""
@@ -17,7 +19,7 @@ def _along(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor)
 
 def pair_weights(length: int, decay: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """``decay^(n - m)`` for m < n, ``[T + 1, T + 1]``, with sum 1."""
-    step = torch.arange(length + 1)
+    step = torch.arange(length + 1, device=device())
     distance = step[None, :] - step[:, None]
     weight = torch.where(distance > 0, decay ** distance.clamp(min=0).to(torch.float64), 0.0)
     return (weight / weight.sum()).to(dtype)

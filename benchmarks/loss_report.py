@@ -44,9 +44,12 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
     for decay in DECAYS:
         rows = [row for row in results["memory"] if row["decay"] == decay]
         found[f"Peak extra MiB, λ = {decay:g}: the first pass, with all that it caches · the next."] = peaks(rows)
-    found["What bounds SubTB with λ = 0.9: an estimate from what it launches and moves, beside what it takes."] = (
-        bounds([row for row in chains if row["objective"] == "SubTB" and row["decay"] != 1])
-    )
+    for title, rows in {
+        "64 equal chains": [row for row in chains if row["objective"] == "SubTB" and row["decay"] != 1],
+        "search trees": [row for row in trees if row["trees"] == "search"],
+    }.items():
+        what = f"What bounds SubTB with λ = 0.9, {title}: an estimate from what it launches and moves"
+        found[f"{what}, beside what it takes."] = bounds(rows)
     return found
 
 
@@ -89,18 +92,20 @@ def bounds(rows: list[dict[str, Any]]) -> str:
     lines = []
     for row in rows:
         b, measured = row["bounds"], row["forms"]["gflowdial"]["ms"]
-        estimate = b["launch ms"] + b["bytes ms"]
+        estimate, moved = b["launch ms"] + b["bytes ms"], b["MB"] / measured
         lines.append(
             [
-                str(row["T"]),
+                str(row["T"] if "T" in row else row["size"]),
                 f"{b['launches']} × {b['launch us']:.2f} µs = {b['launch ms']:.3f}",
                 f"{b['MB']:.2f} MB ÷ {b['GB/s']:.0f} GB/s = {b['bytes ms']:.3f}",
                 f"{estimate:.3f}",
                 f"{measured:.3f}",
                 f"{estimate / measured:.0%}",
+                f"{moved:.1f} GB/s, {moved / b['GB/s']:.0%}",
             ]
         )
-    return table(["T", "launches, ms", "bytes, ms", "sum, ms", "measured, ms", "share"], lines)
+    head = ["size", "launches, ms", "bytes, ms", "sum, ms", "measured, ms", "share", "bandwidth achieved"]
+    return table(head, lines)
 
 
 def panels(results: dict[str, Any]) -> list[Panel]:

@@ -21,7 +21,7 @@ class GivenTrajectories:
     def __init__(self, lengths: Tensor, log_rewards: Tensor) -> None:
         self.batch_size, self.max_length = len(lengths), int(lengths.max())
         self.terminating_idx, self.log_rewards = lengths, log_rewards
-        is_exit = torch.arange(self.max_length)[:, None] == lengths - 1
+        is_exit = torch.arange(self.max_length, device=lengths.device)[:, None] == lengths - 1
         self.actions = SimpleNamespace(is_exit=is_exit)
         self.states = SimpleNamespace(conditions=None)
 
@@ -81,14 +81,14 @@ def trajectory_balance(log_z: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward
 def detailed_balance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor) -> Loss:
     """DB on the transitions of trajectories of the same length, from ``[T, B]`` log-flows and log-probabilities."""
     steps, batch = log_pf.shape
-    state = torch.arange(steps * batch)
+    state = torch.arange(steps * batch, device=log_pf.device)
     is_terminating = state >= (steps - 1) * batch
     transitions = SimpleNamespace(
         states=GivenStates(state),
         next_states=GivenStates(torch.where(is_terminating, -1, state + batch)),
         actions=None,
         is_terminating=is_terminating,
-        log_rewards=torch.cat([torch.zeros((steps - 1) * batch), log_reward]),
+        log_rewards=torch.cat([log_reward.new_zeros((steps - 1) * batch), log_reward]),
         n_transitions=len(state),
     )
     net = DBGFlowNet(_Unused(), _Unused(), GivenFlow(log_flow.reshape(-1)))

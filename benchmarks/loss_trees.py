@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks.measure import device
 from gflowdial import Forest, losses
 from gflowdial.losses.subtrajectory import PairWeight
 from gflowdial.search import SearchConfig, search
@@ -15,15 +16,17 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def search_trees(simulations: int) -> Forest:
     """`TREES` trees of eight actions a node that a search built, ten turns deep at most."""
-    from benchmarks.search_overhead import Instant
+    from benchmarks.search_instant import Instant
 
-    return search(Instant(), [0] * TREES, range(TREES), SearchConfig(simulations=simulations)).forest
+    return search(Instant(), [0] * TREES, range(TREES), SearchConfig(simulations=simulations)).forest.to(device())
 
 
 def ragged_chains(length: int) -> Forest:
     """`TREES` chains of half to one and a half times ``length`` actions."""
     generator = torch.Generator().manual_seed(0)
-    return Forest.from_lengths(torch.randint(length // 2, length * 3 // 2 + 1, (TREES,), generator=generator))
+    return Forest.from_lengths(torch.randint(length // 2, length * 3 // 2 + 1, (TREES,), generator=generator)).to(
+        device()
+    )
 
 
 def deep_trees(length: int) -> Forest:
@@ -36,7 +39,7 @@ def deep_trees(length: int) -> Forest:
         parent = node - back.minimum(node) + tree * (length + 1)
         parent[0] = -1
         parents.append(parent)
-    return Forest.from_parents(torch.cat(parents))
+    return Forest.from_parents(torch.cat(parents)).to(device())
 
 
 def ours(forest: Forest, log_reward: Tensor, decay: float, pair_weight: PairWeight) -> Loss:
@@ -58,7 +61,7 @@ class Paths:
     def __init__(self, forest: Forest) -> None:
         leaves, self.tree = forest.leaves, forest.leaf_tree
         self.lengths = forest.depth[leaves]
-        step = torch.arange(int(self.lengths.max()))
+        step = torch.arange(int(self.lengths.max()), device=forest.device)
         up = self.lengths[:, None] - step
         self.taken = up > 0
 
@@ -67,18 +70,18 @@ class Paths:
             return nodes.view_as(up)
 
         self.state = above(up).where(self.taken, 0)
-        edge_of = torch.zeros(forest.num_nodes, dtype=torch.int64)
-        edge_of[forest.edge_child] = torch.arange(forest.num_edges)
+        edge_of = torch.zeros_like(forest.parent)
+        edge_of[forest.edge_child] = torch.arange(forest.num_edges, device=forest.device)
         self.edge = edge_of[above(up - 1)].where(self.taken, 0)
 
 
 def dense_paths(paths: Paths, log_reward: Tensor, decay: float) -> Loss:
     """All pairs of all paths in one table ``[paths, steps + 1, steps + 1]``; the value of ``pair_weight="path"``."""
-    step = torch.arange(paths.taken.shape[1] + 1)
+    step = torch.arange(paths.taken.shape[1] + 1, device=device())
     distance = step[None, :] - step[:, None]
     weight = torch.where(distance > 0, decay ** distance.clamp(min=0).float(), 0.0)
     weight = weight * (step <= paths.lengths[:, None])[:, None, :]
-    total = torch.zeros(TREES).index_add(0, paths.tree, weight.sum((1, 2)))
+    total = weight.new_zeros(TREES).index_add(0, paths.tree, weight.sum((1, 2)))
     weight = weight / total[paths.tree, None, None] / TREES
     last = torch.nn.functional.one_hot(paths.lengths, len(step)).bool()
 
@@ -95,7 +98,7 @@ def torchgfn_paths(paths: Paths, log_reward: Tensor, decay: float) -> Loss:
     """torchgfn on the paths, each of which counts the same."""
     from benchmarks import loss_torchgfn
 
-    no_pb = torch.zeros(paths.taken.T.shape)
+    no_pb = torch.zeros(paths.taken.T.shape, device=device())
 
     def loss(log_flow: Tensor, log_pf: Tensor) -> Tensor:
         flow = log_flow[paths.state].where(paths.taken, -torch.inf).T
@@ -120,12 +123,12 @@ def as_chains(paths: Paths, log_reward: Tensor, decay: float) -> Loss:
 
 def listed_pairs(forest: Forest, log_reward: Tensor, decay: float) -> Loss:
     """All pairs of a node and an ancestor as two lists of nodes; the value of ``pair_weight="unique"``."""
-    below = torch.arange(forest.num_nodes).repeat_interleave(forest.depth)
-    steps = 1 + torch.arange(len(below)) - (forest.pair_bounds - forest.depth)[below]
+    below = torch.arange(forest.num_nodes, device=forest.device).repeat_interleave(forest.depth)
+    steps = 1 + torch.arange(len(below), device=forest.device) - (forest.pair_bounds - forest.depth)[below]
     above = forest.ancestor(below, steps)
     weight = decay ** steps.float()
     tree = forest.tree[below]
-    total = torch.zeros(TREES).index_add(0, tree, weight)
+    total = weight.new_zeros(TREES).index_add(0, tree, weight)
     weight = weight / total[tree] / TREES
 
     def loss(log_flow: Tensor, log_pf: Tensor) -> Tensor:
