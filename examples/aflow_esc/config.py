@@ -9,6 +9,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from examples.aflow_esc.strategies import inventory
+from gflowdial.estimators.packing import Attention
 from gflowdial.training.trees import Untried
 
 Method = Literal[
@@ -133,8 +134,9 @@ class TrainingConfig(_Section):
         floor: the share of ``untried: floor``.
         kl_weight: β of AFPO's faithful variants.
         ranking_weight: γ of AFPO's faithful variants.
-        row_length: how many tokens a packed row may hold.
-        max_tokens: prefixes longer than this lose their earliest turns; None: as many as a row holds.
+        max_tokens: prefixes longer than this lose their earliest turns; a search tree that has one is refused.
+        tokens_per_pass: how many tokens the language model reads at once; see `FlowTrainingArguments`.
+        attention: how it attends along packed prefixes; see `gflowdial.estimators.packing.Attention`.
     """
 
     methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)]
@@ -148,14 +150,9 @@ class TrainingConfig(_Section):
     floor: Annotated[float, Field(gt=0)] = 0.1
     kl_weight: Annotated[float, Field(ge=0)] = 0.1
     ranking_weight: Annotated[float, Field(ge=0)] = 1.0
-    row_length: Annotated[int, Field(ge=64)] = 2048
-    max_tokens: Annotated[int, Field(ge=32)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "TrainingConfig":
-        if self.max_tokens is not None and self.max_tokens > self.row_length:
-            raise ValueError(f"max_tokens {self.max_tokens} must fit in a row, row_length {self.row_length}")
-        return self
+    max_tokens: Annotated[int, Field(ge=32)] = 1024
+    tokens_per_pass: Annotated[int, Field(ge=1)] = 4096
+    attention: Attention = "sdpa"
 
 
 class EvaluationConfig(_Section):

@@ -31,13 +31,11 @@ class DialogueEncoder:
         tokenizer: the language model's.
         inventory: the strategies, the policy's actions.
         max_tokens: prefixes longer than this lose their earliest turns.
-        row_length: see `pack_prefixes`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     inventory: Inventory
     max_tokens: int = 1024
-    row_length: int = 512
     _known: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -59,11 +57,6 @@ class DialogueEncoder:
                 "rename one, or use another tokenizer"
             )
         return first
-
-    @property
-    def pad_token_id(self) -> int:
-        """What fills the ends of rows; it is never attended to."""
-        return int(self.tokenizer.pad_token_id or 0)
 
     def opening(self, scene: Scene) -> list[int]:
         """The tokens that every prefix of a scene begins with."""
@@ -100,9 +93,7 @@ class DialogueEncoder:
                 node = node_of[key]
             read[node] = True
             asked.append(node)
-        packed = pack_prefixes(
-            parent, tokens, read, self.branch, row_length=self.row_length, pad_token_id=self.pad_token_id
-        )
+        packed = pack_prefixes(parent, tokens, read, self.branch)
         order = np.searchsorted(packed.node.numpy(), asked)
         return packed.select(order.tolist())
 

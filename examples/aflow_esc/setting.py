@@ -140,13 +140,7 @@ class Setting:
     @cached_property
     def encoder(self) -> DialogueEncoder:
         """How dialogues become tokens."""
-        training = self.config.training
-        return DialogueEncoder(
-            load_tokenizer(self.config.model),
-            self.inventory,
-            training.max_tokens or training.row_length,
-            training.row_length,
-        )
+        return DialogueEncoder(load_tokenizer(self.config.model), self.inventory, self.config.training.max_tokens)
 
     def language_model(self, run: Run, seed: int) -> PreTrainedModel:
         """A fresh copy of the language model that policies of this seed stand on."""
@@ -159,7 +153,11 @@ class Setting:
         """A policy before training: it is the language model's own prior."""
         adapter = self.config.adapter
         return LanguageModelPolicy.with_lora(
-            self.language_model(run, seed), self.encoder.action_tokens, rank=adapter.rank, alpha=adapter.alpha
+            self.language_model(run, seed),
+            self.encoder.action_tokens,
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            attention=self.config.training.attention,
         )
 
     def learned(self, run: Run, seed: int, method: str) -> LearnedPolicy:
@@ -174,7 +172,9 @@ class Setting:
                 f"{folder} holds no policy: train it first, or choose among the run's seeds "
                 f"({', '.join(map(str, run.config.seeds))}) and methods ({', '.join(run.config.training.methods)})"
             )
-        model = LanguageModelPolicy.from_pretrained(folder, self.language_model(run, seed))
+        model = LanguageModelPolicy.from_pretrained(
+            folder, self.language_model(run, seed), attention=self.config.training.attention
+        )
         return LearnedPolicy(model.eval(), self.encoder)
 
 

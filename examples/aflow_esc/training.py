@@ -25,7 +25,7 @@ def train_all(run: Run, report: Report) -> None:
     """Train what is not trained yet, ``compute.jobs`` policies at a time.
 
     Raises:
-        ConfigError: there are no labels to learn from, or a prefix is longer than a row.
+        ConfigError: there are no labels to learn from, or a prefix is too long.
         RunError: there are no search trees to train on, or not one for every training scene.
         TreeFileError: a file of trees is broken.
     """
@@ -76,7 +76,7 @@ def train_policy(folder: Path, seed: int, method: Method) -> None:
             per_device_train_batch_size=training.batch_size,
             learning_rate=training.learning_rate,
             head_learning_rate=training.head_learning_rate,
-            row_length=training.row_length,
+            tokens_per_pass=training.tokens_per_pass,
             lr_scheduler_type="cosine",
             warmup_steps=5.0,
             save_strategy="no",
@@ -89,7 +89,6 @@ def train_policy(folder: Path, seed: int, method: Method) -> None:
         objective(method, training),
         examples(run, setting, seed),
         branch=setting.encoder.branch,
-        pad_token_id=setting.encoder.pad_token_id,
     )
     # The parent prints its summary where its own bar is off; the stage has a bar already.
     trainer.remove_callback(PrinterCallback)
@@ -128,9 +127,9 @@ def _check_lengths(found: Sequence[TreeExample], setting: Setting) -> None:
             length.append(len(tokens) + (length[above] if above >= 0 else 0))
         read = [n for n, leaf in zip(length, example.is_leaf(), strict=True) if read_leaves or not leaf]
         needed = max(read, default=0) + len(setting.encoder.branch)
-        if needed > training.row_length:
+        if needed > training.max_tokens:
             raise ConfigError(
-                f"training.row_length: a prefix to be read has {needed} tokens, a row holds {training.row_length}; "
+                f"training.max_tokens: a prefix to be read has {needed} tokens, more than {training.max_tokens}; "
                 "raise it, or make the dialogues shorter"
             )
 

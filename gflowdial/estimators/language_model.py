@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, log_softmax
 
-from gflowdial.estimators.packing import PackedPrefixes
-from gflowdial.estimators.tree_attention import Attention, attend_along, attention_arguments
+from gflowdial.estimators.packing import Attention, PackedPrefixes
+from gflowdial.estimators.tree_attention import attend_along, attention_arguments
 from gflowdial.shapes import Float, Tensor
 
 try:
@@ -132,20 +132,29 @@ class LanguageModelPolicy(nn.Module):
         with self.language_model.disable_adapter():
             return log_softmax(linear(self._states(packed), self.reference_head), dim=-1)
 
+    def activation_checkpointing_enable(self, **settings: Any) -> None:
+        """Compute each layer's activations anew in the backward pass: slower, in a fraction of the memory.
+
+        `transformers.TrainingArguments` has a setting that calls it: ``activation_checkpointing``, in older versions
+        ``gradient_checkpointing``.
+        """
+        self._causal_lm().activation_checkpointing_enable(**settings)
+
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        """The older name of `activation_checkpointing_enable`."""
+        self._causal_lm().gradient_checkpointing_enable(**settings)
+
     def _causal_lm(self) -> Any:
         return self.language_model.get_base_model()
 
     def _states(self, packed: PackedPrefixes) -> Float[Tensor, "reads hidden"]:
         model = self._causal_lm()
-        hidden: Tensor = (
-            model.get_decoder()(
-                input_ids=packed.input_ids[None],
-                position_ids=packed.position_ids[None],
-                use_cache=False,
-                **attention_arguments(packed, self.attention, model.dtype),
-            )
-            .last_hidden_state
-        )
+        hidden: Tensor = model.get_decoder()(
+            input_ids=packed.input_ids[None],
+            position_ids=packed.position_ids[None],
+            use_cache=False,
+            **attention_arguments(packed, self.attention, model.dtype),
+        ).last_hidden_state
         return hidden[0, packed.read_at].float()
 
     def save_pretrained(self, folder: str | Path) -> None:

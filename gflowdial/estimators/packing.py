@@ -7,6 +7,7 @@ computes for every node what it would compute for that node's prefix alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,15 @@ from numpy.typing import NDArray
 
 from gflowdial.shapes import Bool, Int, Tensor
 
-__all__ = ["PackedPrefixes", "pack_prefixes", "packed_tokens"]
+__all__ = ["Attention", "PackedPrefixes", "pack_prefixes", "packed_tokens"]
+
+Attention = Literal["sdpa", "flex"]
+"""How a language model attends along packed prefixes.
+
+- ``"sdpa"``: PyTorch's scaled dot-product attention, a block of queries at a time with the keys that it sees. Runs
+  everywhere.
+- ``"flex"``: PyTorch's FlexAttention, compiled. It trains on GPUs only.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,13 +105,13 @@ def pack_prefixes(
             input_ids[behind : following[node]] = branch[: following[node] - behind]
             seen_until[behind : following[node]] = following[node]
             position_ids[first : following[node]] = depth[node] + np.arange(own[node])
-    node = np.flatnonzero(read)
+    reads = np.flatnonzero(read)
     return PackedPrefixes(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         seen_until=torch.from_numpy(seen_until),
-        read_at=torch.from_numpy((start + own - 1)[node]),
-        node=torch.from_numpy(node),
+        read_at=torch.from_numpy((start + own - 1)[reads]),
+        node=torch.from_numpy(reads),
     )
 
 

@@ -5,13 +5,13 @@ both ways here leave out whole blocks of them, and give the same result up to ro
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
-from gflowdial.estimators.packing import PackedPrefixes
+from gflowdial.estimators.packing import Attention, PackedPrefixes
 from gflowdial.shapes import Float, Int, Tensor
 
 try:
@@ -19,15 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("attention along prefixes needs the extra `lm`: pip install 'gflowdial[lm]'") from error
 
-__all__ = ["Attention", "attend_along", "attention_arguments"]
-
-Attention = Literal["sdpa", "flex"]
-"""How a language model attends along packed prefixes.
-
-- ``"sdpa"``: PyTorch's scaled dot-product attention, a block of queries at a time with the keys that it sees. Runs
-  everywhere.
-- ``"flex"``: PyTorch's FlexAttention, compiled. It trains on GPUs only.
-"""
+__all__ = ["attend_along", "attention_arguments"]
 
 _NAMES = {"sdpa": "gflowdial_blocks", "flex": "flex_attention"}
 _BLOCK = 128
@@ -76,13 +68,15 @@ def attention_arguments(packed: PackedPrefixes, attention: Attention, dtype: tor
 
 
 def _block_mask(packed: PackedPrefixes) -> BlockMask:
-    seen_until = packed.seen_until
-
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001 (FlexAttention's)
-        return (key <= query) & (query < seen_until[key])
-
-    length = packed.num_tokens
-    return create_block_mask(sees, None, None, length, length, device=str(seen_until.device))
+    seen_until, length = packed.seen_until, packed.num_tokens
+    return create_block_mask(
+        lambda _batch, _head, query, key: (key <= query) & (query < seen_until[key]),
+        None,
+        None,
+        length,
+        length,
+        device=str(seen_until.device),
+    )
 
 
 def _query_blocks(packed: PackedPrefixes, dtype: torch.dtype) -> list[QueryBlock]:
@@ -113,9 +107,9 @@ def _attend_in_blocks(
     """transformers' interface of an attention function."""
     if query_blocks is None:
         raise ValueError(
-            f"{type(module).__name__} was called without the blocks of a packed forest: a policy's language model reads "
-            "packed prefixes through the policy only (load another copy for anything else), and it has to pass the "
-            "keyword arguments of its forward on to its attention"
+            f"{type(module).__name__} was called without the blocks of a packed forest: a policy's language model "
+            "reads only packed prefixes, through the policy (load another copy for anything else), and its forward "
+            "has to pass its keyword arguments on to its attention"
         )
     groups, width = key.shape[1], query.shape[3]
     shared = query.shape[1] // groups

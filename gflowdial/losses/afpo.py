@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 
+from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import edge_residual, lift, log_ratio
 from gflowdial.losses.penalties import squared
@@ -17,6 +18,7 @@ from gflowdial.losses.subtrajectory import (
     subtrajectory_balance,
 )
 from gflowdial.precision import precise_dtype
+from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
 Variant = Literal["anchored", "paper", "released"]
@@ -94,14 +96,16 @@ def afpo(
 def reference_kl(
     log_policy: Float[Tensor, "states actions"],
     log_reference: Float[Tensor, "states actions"],
+    tree: Segments | None = None,
     *,
     weight: float = 0.1,
 ) -> Float[Tensor, ""]:
-    """``weight · KL(P_F ‖ P_ref)``, exact over all actions, averaged over states.
+    """``weight · KL(P_F ‖ P_ref)``, exact over all actions, averaged over states: those of a tree, then over trees.
 
     Args:
         log_policy: normalised log-probabilities at the inner nodes; -inf where an action is masked.
         log_reference: the same of the reference policy.
+        tree: which states are of which tree; without it they are all of one.
         weight: β.
 
     Returns:
@@ -113,7 +117,8 @@ def reference_kl(
     policy = torch.where(possible, log_policy, 0.0).to(precise_dtype(log_policy.device))
     reference = torch.where(possible, log_reference, 0.0).to(policy.dtype)
     per_state = torch.where(possible, policy.exp() * (policy - reference), 0.0).sum(1)
-    return (weight * per_state.mean()).to(log_policy.dtype)
+    per_tree = per_state if tree is None else segments.mean(per_state, tree)
+    return (weight * per_tree.mean()).to(log_policy.dtype)
 
 
 def ranking_hinge(

@@ -80,8 +80,10 @@ def objective_terms(
     if needs_reference(objective):
         if log_reference is None:
             raise ValueError("the objective has a KL term: pass the reference policy's log-probabilities")
-        inner = batch.forest.num_children[batch.packed.node] > 0
-        terms["kl"] = losses.reference_kl(output.log_policy[inner], log_reference[inner], weight=objective.kl_weight)
+        inner, tree = _inner_reads(batch)
+        terms["kl"] = losses.reference_kl(
+            output.log_policy[inner], log_reference[inner], tree, weight=objective.kl_weight
+        )
     if objective.ranking_weight > 0:
         child = batch.forest.edge_child
         terms["ranking"] = losses.ranking_hinge(
@@ -129,11 +131,15 @@ def _behaviour_cloning(output: PolicyOutput, batch: TreeBatch) -> Tensor:
     visits = batch.visits[child]
     total = visits.new_zeros(len(output.log_policy)).index_add(0, state, visits)
     per_state = -log_pf.new_zeros(len(output.log_policy)).index_add(0, state, visits / total[state] * log_pf)
-    inner = forest.num_children[batch.packed.node] > 0
-    per_tree = segments.mean(
-        per_state[inner], Segments.from_ids(forest.tree[batch.packed.node[inner]], forest.num_trees)
-    )
-    return per_tree.mean()
+    inner, tree = _inner_reads(batch)
+    return segments.mean(per_state[inner], tree).mean()
+
+
+def _inner_reads(batch: TreeBatch) -> tuple[Tensor, Segments]:
+    """Which reads are of states that act, ``[reads]``, and the tree of each of those."""
+    forest, node = batch.forest, batch.packed.node
+    inner = forest.num_children[node] > 0
+    return inner, Segments.from_ids(forest.tree[node[inner]], forest.num_trees)
 
 
 def _log_pf(objective: Objective, output: PolicyOutput, batch: TreeBatch) -> Tensor:

@@ -1,9 +1,11 @@
 """Training a language-model policy with `transformers.Trainer`. Needs the extra ``lm``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -26,31 +28,33 @@ class FlowTrainingArguments(TrainingArguments):
 
     Attributes:
         head_learning_rate: learning rate of the policy and value heads; the adapter's where not given.
-        row_length: how many tokens a packed row may hold; see `pack_prefixes`.
+        tokens_per_pass: how many tokens the language model reads at once. A batch of more takes several passes, which
+            bounds the memory and leaves the gradient as it is; a larger tree has a pass of its own.
     """
 
     head_learning_rate: float | None = field(default=None)
-    row_length: int = field(default=2048)
+    tokens_per_pass: int = field(default=4096)
 
 
 class TreeDataset(Dataset[TreeExample]):
     """Trees in memory."""
 
     def __init__(self, examples: Sequence[TreeExample]) -> None:
-        self.examples = list(examples)
+        self.trees = list(examples)
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.trees)
 
     def __getitem__(self, index: int) -> TreeExample:
-        return self.examples[index]
+        return self.trees[index]
 
 
 class FlowTrainer(Trainer):
-    """`transformers.Trainer` on search trees: a batch is a forest, packed into one forward pass.
+    """`transformers.Trainer` on search trees: a batch is a forest, packed into as few forward passes as fit.
 
     Devices, mixed precision, logging, checkpoints and their resumption are the parent's; checkpoints are written by
-    `LanguageModelPolicy.save_pretrained`.
+    `LanguageModelPolicy.save_pretrained`. For an objective with a KL term the reference policy is read once, before
+    training: its weights do not change.
 
     Args:
         policy: the policy to train.
@@ -58,7 +62,6 @@ class FlowTrainer(Trainer):
         objective: what to train it for.
         examples: the trees; a batch holds ``per_device_train_batch_size`` of them.
         branch: the tokens after which a state is read.
-        pad_token_id: fills the ends of rows.
         callbacks: the parent's.
 
     Raises:
@@ -73,7 +76,6 @@ class FlowTrainer(Trainer):
         examples: Sequence[TreeExample],
         *,
         branch: Sequence[int],
-        pad_token_id: int = 0,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if not examples:
@@ -84,18 +86,51 @@ class FlowTrainer(Trainer):
             untried=objective.untried,
             floor=objective.floor,
             read_leaves=objective.reads_leaves,
-            row_length=args.row_length,
-            pad_token_id=pad_token_id,
+            tokens_per_pass=args.tokens_per_pass,
         )
-        self.objective = objective
+        self.objective, self.collator, self.examples = objective, collator, TreeDataset(examples)
         # The parent drops what the model's forward does not name; trees are not columns.
         args.remove_unused_columns = False
         super().__init__(
-            model=policy, args=args, data_collator=collator, train_dataset=TreeDataset(examples), callbacks=callbacks
+            model=policy, args=args, data_collator=collator, train_dataset=self.examples, callbacks=callbacks
         )
 
     objective: Objective
     args: FlowTrainingArguments
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """The parent's training, after the reference policy was read, if the objective needs it."""
+        if needs_reference(self.objective):
+            self.read_reference()
+        return super().train(*args, **kwargs)
+
+    @torch.no_grad()
+    def read_reference(self) -> None:
+        """Let every example carry the reference policy's log-probabilities."""
+        policy = cast(LanguageModelPolicy, self.model).eval()
+        device = policy.reference_head.device
+        known: list[TreeExample] = []
+        for part in self.collator.passes(self.examples.trees):
+            batch = self.collator.collate(part)
+            read = iter(policy.log_reference(batch.packed.to(device)).double().cpu().numpy())
+            for example in part:
+                log_reference = np.full_like(example.log_prior, np.nan)
+                for node in np.flatnonzero(self.collator.reads(example)):
+                    log_reference[node] = next(read)
+                known.append(replace(example, log_reference=log_reference))
+        self.examples.trees = known
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """The mean over all trees of the batch, in its passes; processes exchange gradients after the last."""
+        passes: list[TreeBatch] = inputs["passes"]
+        trees = sum(batch.forest.num_trees for batch in passes)
+        total = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(passes, start=1):
+            waits = self.accelerator.no_sync(model) if number < len(passes) else nullcontext()
+            with waits:
+                part = {"passes": [batch], "share": batch.forest.num_trees / trees}
+                total += super().training_step(model, part, *args, **kwargs)
+        return total
 
     def compute_loss(
         self,
@@ -104,14 +139,12 @@ class FlowTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 (the parent's; a loss here is a mean over trees)
     ) -> Any:
-        """The sum of the objective's terms."""
-        batch: TreeBatch = inputs["batch"].to(self.args.device)
+        """The sum of the objective's terms on a batch of one pass."""
+        (batch,) = inputs["passes"]
+        batch = batch.to(self.args.device)
         output = model(batch.packed)
-        log_reference = None
-        if needs_reference(self.objective):
-            log_reference = self.accelerator.unwrap_model(model).log_reference(batch.packed)
-        terms = objective_terms(self.objective, output, batch, log_reference)
-        loss = torch.stack(list(terms.values())).sum()
+        terms = objective_terms(self.objective, output, batch, batch.log_reference)
+        loss = inputs.get("share", 1.0) * torch.stack(list(terms.values())).sum()
         return (loss, output) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -1,6 +1,6 @@
 """Search trees as training examples, and batches of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes
+from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes, packed_tokens
 from gflowdial.forest import Forest
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
@@ -38,6 +38,7 @@ class TreeExample:
         value: ``[nodes]`` mean return Q of the action that led to the node, of the whole tree at the root.
         leaf_return: ``[nodes]`` the return G at leaves; elsewhere it is not read.
         log_prior: ``[nodes, actions]`` log-probabilities of the prior policy.
+        log_reference: ``[nodes, actions]`` log-probabilities of the reference policy, where its states were read.
     """
 
     parent: Sequence[int]
@@ -47,6 +48,7 @@ class TreeExample:
     value: NDArray[np.float64]
     leaf_return: NDArray[np.float64]
     log_prior: NDArray[np.float64]
+    log_reference: NDArray[np.float64] | None = None
 
     def is_leaf(self) -> NDArray[np.bool_]:
         """Which nodes have no children, ``[nodes]``."""
@@ -68,6 +70,7 @@ class TreeBatch:
         log_q: ``[nodes]`` Q/τ.
         log_reward: ``[leaves]`` log R = G/τ.
         tried: ``[reads, actions]`` which actions have a child in the forest.
+        log_reference: ``[reads, actions]`` log P_ref, if all examples came with it.
     """
 
     packed: PackedPrefixes
@@ -78,15 +81,17 @@ class TreeBatch:
     log_q: Float[Tensor, "nodes"]
     log_reward: Float[Tensor, "leaves"]
     tried: Bool[Tensor, "reads actions"]
+    log_reference: Float[Tensor, "reads actions"] | None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TreeBatch":  # noqa: ARG002 (accelerate's)
         """The same batch on another device."""
-        return replace(self, **{name: field.to(device) for name, field in vars(self).items()})
+        fields = {name: field.to(device) for name, field in vars(self).items() if field is not None}
+        return replace(self, **fields)
 
 
 @dataclass(frozen=True)
 class TreeCollator:
-    """Make a `TreeBatch` of `TreeExample` s.
+    """Make `TreeBatch` es of `TreeExample` s.
 
     Attributes:
         branch: the tokens after which a state is read; see `pack_prefixes`.
@@ -94,8 +99,7 @@ class TreeCollator:
         untried: what becomes of untried actions; see `Untried`.
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too (their flow is free in some variants of AFPO); roots always are.
-        row_length: see `pack_prefixes`.
-        pad_token_id: see `pack_prefixes`.
+        tokens_per_pass: how many tokens a `TreeBatch` may hold; a larger tree has one of its own.
     """
 
     branch: Sequence[int]
@@ -103,8 +107,7 @@ class TreeCollator:
     untried: Untried = "masked"
     floor: float = 0.1
     read_leaves: bool = False
-    row_length: int = 2048
-    pad_token_id: int = 0
+    tokens_per_pass: int = 4096
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -112,8 +115,26 @@ class TreeCollator:
         if not self.floor > 0:
             raise ValueError(f"floor is {self.floor}: give a share above 0")
 
-    def __call__(self, examples: Sequence[TreeExample]) -> dict[str, TreeBatch]:
-        return {"batch": self.collate(examples)}
+    def __call__(self, examples: Sequence[TreeExample]) -> dict[str, list[TreeBatch]]:
+        return {"passes": [self.collate(part) for part in self.passes(examples)]}
+
+    def passes(self, examples: Sequence[TreeExample]) -> Iterator[list[TreeExample]]:
+        """Cut ``examples`` into neighbours of at most ``tokens_per_pass`` tokens together."""
+        part: list[TreeExample] = []
+        total = 0
+        for example in examples:
+            tokens = packed_tokens(example.parent, example.tokens, self.reads(example).tolist(), self.branch)
+            if part and total + tokens > self.tokens_per_pass:
+                yield part
+                part, total = [], 0
+            part.append(example)
+            total += tokens
+        if part:
+            yield part
+
+    def reads(self, example: TreeExample) -> NDArray[np.bool_]:
+        """Which nodes' states are read, ``[nodes]``."""
+        return ~example.is_leaf() | (np.asarray(example.parent) < 0) | self.read_leaves
 
     def collate(self, examples: Sequence[TreeExample]) -> TreeBatch:
         """Batch ``examples`` in their order.
@@ -136,16 +157,9 @@ class TreeCollator:
         )
         log_prior = np.concatenate([example.log_prior for example in examples])
         leaf = np.concatenate([example.is_leaf() for example in examples])
+        read = np.concatenate([self.reads(example) for example in examples])
         tokens = [segment for example in examples for segment in example.tokens]
-        read = np.ones_like(leaf) if self.read_leaves else ~leaf | (parent < 0)
-        packed = pack_prefixes(
-            parent.tolist(),
-            tokens,
-            read.tolist(),
-            self.branch,
-            row_length=self.row_length,
-            pad_token_id=self.pad_token_id,
-        )
+        packed = pack_prefixes(parent.tolist(), tokens, read.tolist(), self.branch)
         row = np.full(len(parent), -1, dtype=np.int64)
         row[read] = np.arange(read.sum())
         log_q = value / self.temperature
@@ -172,7 +186,15 @@ class TreeCollator:
             log_q=torch.from_numpy(log_q.astype(np.float32)),
             log_reward=torch.from_numpy(log_reward[leaf].astype(np.float32)),
             tried=torch.from_numpy(tried),
+            log_reference=_log_reference(examples, read),
         )
+
+
+def _log_reference(examples: Sequence[TreeExample], read: NDArray[np.bool_]) -> Tensor | None:
+    known = [example.log_reference for example in examples if example.log_reference is not None]
+    if len(known) < len(examples):
+        return None
+    return torch.from_numpy(np.concatenate(known)[read].astype(np.float32))
 
 
 def _by_node(tried: NDArray[np.bool_], row: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
         "methods": ["behaviour_cloning", "afpo_anchored"],
         "epochs": 1,
         "learning_rate": 0.01,
-        "row_length": 512,
+        "max_tokens": 512,
     },
     "evaluation": {"episodes": 2, "search_simulations": 4},
     "compute": {"jobs": 1, "threads": 1},

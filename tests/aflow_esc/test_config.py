@@ -24,7 +24,7 @@ def test_what_is_not_named_has_its_default(tmp_path: Path) -> None:
     config = load_config(config_file(tmp_path))
     assert config.inventory == "aflow"
     assert config.training.decay == 0.9
-    assert config.training.max_tokens is None
+    assert config.training.max_tokens == 512
     assert isinstance(config.model, TinyModelConfig)
 
 
@@ -49,7 +49,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (section("training", temperature=float("nan")), "training.temperature: "),
     (section("training", decay=1.5), "training.decay: Input should be less than or equal to 1, not 1.5"),
     (section("training", epochs="three"), "training.epochs: Input should be a valid number"),
-    (section("training", max_tokens=900), "training: max_tokens 900 must fit in a row, row_length 512"),
+    (section("training", attention="flash"), "training.attention: Input should be 'sdpa' or 'flex'"),
     (section("model", heads=3), "model: hidden_size 16 must be a multiple of twice the heads, here 6"),
     (section("data", held_out=1), "data.held_out: Input should be less than 1, not 1"),
     (section("data", limit=1), "data.limit: Input should be greater than or equal to 2, not 1"),

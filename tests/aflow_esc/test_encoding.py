@@ -58,21 +58,16 @@ def dialogue(turns: int) -> Dialogue:
 
 def read_tokens(packed: PackedPrefixes) -> list[list[int]]:
     """The tokens that each read sees, in the order of their positions."""
-    length = packed.input_ids.shape[1]
     found = []
     for at in packed.read_at.tolist():
-        row, column = divmod(at, length)
-        seen = packed.visible[row, 0, column]
-        assert packed.position_ids[row][seen].tolist() == list(range(int(seen.sum())))
-        found.append(packed.input_ids[row][seen].tolist())
+        seen = packed.visible[at]
+        assert packed.position_ids[seen].tolist() == list(range(int(seen.sum())))
+        found.append(packed.input_ids[seen].tolist())
     return found
 
 
-@pytest.mark.parametrize("row_length", [128, 4096])
-def test_many_dialogues_read_as_one_by_one(
-    policy: LanguageModelPolicy, records: list[TreeRecord], row_length: int
-) -> None:
-    many = encoder(max_tokens=128, row_length=row_length)
+def test_many_dialogues_read_as_one_by_one(policy: LanguageModelPolicy, records: list[TreeRecord]) -> None:
+    many = encoder(max_tokens=128)
     dialogues = [record.dialogue(node) for record in records for node in (5, 0, 3, 5, 7)]
     with torch.no_grad():
         together = policy(many.pack(dialogues)).log_policy
@@ -83,18 +78,16 @@ def test_many_dialogues_read_as_one_by_one(
 
 def test_what_dialogues_share_is_laid_out_once() -> None:
     dialogues = [dialogue(turns) for turns in (3, 1, 2)]
-    packed = encoder(row_length=4096).pack(dialogues)
+    packed = encoder().pack(dialogues)
     segments = len(encoder().transcript(dialogue(3))) + 3 * len(encoder().branch)
     assert packed.num_tokens == segments
 
 
 def test_a_record_and_its_dialogues_have_the_same_tokens(records: list[TreeRecord]) -> None:
-    code = encoder(row_length=4096)
+    code = encoder()
     for record in records:
         example = code.example(record)
-        packed = pack_prefixes(
-            example.parent, example.tokens, [True] * len(record.nodes), code.branch, row_length=100_000
-        )
+        packed = pack_prefixes(example.parent, example.tokens, [True] * len(record.nodes), code.branch)
         dialogues = [record.dialogue(node) for node in range(len(record.nodes))]
         assert read_tokens(packed) == read_tokens(code.pack(dialogues))
         assert read_tokens(packed) == [code.transcript(each) + code.branch for each in dialogues]
@@ -123,10 +116,10 @@ def test_long_dialogues_lose_whole_early_turns() -> None:
     for first in (1, 4, 11):
         kept = opening + [token for turn in turns[first:] for token in turn] + code.branch
         for spare in (0, len(turns[first - 1]) - 1):
-            (found,) = read_tokens(encoder(max_tokens=len(kept) + spare, row_length=4096).pack([long]))
+            (found,) = read_tokens(encoder(max_tokens=len(kept) + spare).pack([long]))
             assert found == kept
     whole = len(code.transcript(long)) + len(code.branch)
-    (found,) = read_tokens(encoder(max_tokens=whole, row_length=4096).pack([long]))
+    (found,) = read_tokens(encoder(max_tokens=whole).pack([long]))
     assert len(found) == whole
 
 
@@ -152,7 +145,7 @@ def test_decisions_are_the_labelled_answers_that_fit() -> None:
 
 
 def test_a_recorded_dialogue_is_read_where_its_supporter_chose() -> None:
-    code = encoder(row_length=4096)
+    code = encoder()
     chat = dialogue(4)
     decisions = code.decisions(chat)[1:]
     example = code.recorded_example(chat, decisions)

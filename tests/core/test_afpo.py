@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks import afpo_study
 from gflowdial import Forest, losses
+from gflowdial.segments import Segments
 from gflowdial.testing import balanced_flows, forests, vectors
 
 
@@ -76,6 +77,9 @@ def test_kl_is_exact_over_all_actions() -> None:
         torch.distributions.Categorical(logits=policy), torch.distributions.Categorical(logits=reference)
     )
     torch.testing.assert_close(losses.reference_kl(policy, reference), 0.1 * expected.mean())
+    by_tree = torch.stack([expected[:2].mean(), expected[2:].mean()])
+    tree = Segments.from_ids(torch.tensor([0, 0, 1, 1, 1]), 2)
+    torch.testing.assert_close(losses.reference_kl(policy, reference, tree), 0.1 * by_tree.mean())
     assert losses.reference_kl(policy, policy) == 0
 
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from examples.aflow_esc.roles import smollm2
+from gflowdial.estimators import tree_attention
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
-from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes
+from gflowdial.estimators.packing import Attention, PackedPrefixes, pack_prefixes, packed_tokens
 
 ACTIONS = [7, 3, 11, 40, 21]
 BRANCH = [5, 9]
@@ -30,9 +32,12 @@ def token_forests(draw: st.DrawFn) -> tuple[list[int], list[list[int]], list[boo
 
 
 def with_random_adapter(
-    model: PreTrainedModel, actions: Sequence[int] = ACTIONS, std: float = 0.2
+    model: PreTrainedModel,
+    actions: Sequence[int] = ACTIONS,
+    std: float = 0.2,
+    attention: Attention = "sdpa",
 ) -> LanguageModelPolicy:
-    policy = LanguageModelPolicy.with_lora(model, actions, rank=4, alpha=8).eval()
+    policy = LanguageModelPolicy.with_lora(model, actions, rank=4, alpha=8, attention=attention).eval()
     for name, parameter in policy.named_parameters():
         if "lora_B" in name or "value_head" in name:
             torch.nn.init.normal_(parameter, std=std)
@@ -51,8 +56,11 @@ def prefix(parent: Sequence[int], tokens: Sequence[Sequence[int]], node: int) ->
 
 def alone(policy: LanguageModelPolicy, ids: list[int]) -> Tensor:
     """log P_F, log V(s, a) and log V(s) of one prefix by the plain model, without masks or positions."""
-    decoder = policy.language_model.get_base_model().get_decoder()
-    state = decoder(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]
+    model = policy.language_model.get_base_model()
+    ours = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    state = model.get_decoder()(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0, -1]
+    model.set_attn_implementation(ours)
     return torch.cat([policy.policy_head(state).log_softmax(-1), policy.value_head(state)])
 
 
@@ -67,40 +75,93 @@ def gradients(policy: LanguageModelPolicy, outputs: Tensor) -> list[Tensor]:
 
 
 @settings(max_examples=40)
-@given(forest=token_forests(), slack=st.sampled_from([0, 3, 9, 10_000]))
+@given(forest=token_forests(), block=st.sampled_from([1, 3, 7, 128]))
 def test_every_read_equals_its_prefix_alone(
-    policy: LanguageModelPolicy, forest: tuple[list[int], list[list[int]], list[bool]], slack: int
+    policy: LanguageModelPolicy, forest: tuple[list[int], list[list[int]], list[bool]], block: int
 ) -> None:
     parent, tokens, read = forest
     prefixes = [prefix(parent, tokens, node) + BRANCH for node in range(len(parent)) if read[node]]
-    row_length = max(map(len, prefixes)) + slack
-    packed = pack_prefixes(parent, tokens, read, BRANCH, row_length=row_length)
+    packed = pack_prefixes(parent, tokens, read, BRANCH)
     assert packed.node.tolist() == [node for node in range(len(parent)) if read[node]]
-    assert packed.input_ids.shape[1] <= row_length
-    got, wanted = together(policy(packed)), torch.stack([alone(policy, ids) for ids in prefixes])
+    assert packed.num_tokens == packed_tokens(parent, tokens, read, BRANCH)
+    with mock.patch.object(tree_attention, "_BLOCK", block):
+        got = together(policy(packed))
+    wanted = torch.stack([alone(policy, ids) for ids in prefixes])
     torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     for one, other in zip(gradients(policy, got), gradients(policy, wanted), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
+@given(forest=token_forests())
+def test_who_sees_whom(forest: tuple[list[int], list[list[int]], list[bool]]) -> None:
+    """A read sees the tokens of its prefix in the order of their positions, then its branch, and no others."""
+    parent, tokens, read = forest
+    packed = pack_prefixes(parent, tokens, read, BRANCH)
+    for node, at in zip(packed.node.tolist(), packed.read_at.tolist(), strict=True):
+        seen = packed.visible[at]
+        assert packed.input_ids[seen].tolist() == prefix(parent, tokens, node) + BRANCH
+        assert packed.position_ids[seen].tolist() == list(range(int(seen.sum())))
+
+
+FAMILIES = ("gemma3_text", "gpt_neox", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_of_models_read_alike(family: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "initializer_range": 0.3}
+    policy = with_random_adapter(AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **heads)))
+    packed = pack_prefixes(*TREE, [True] * 7, BRANCH)
+    assert worst(policy, packed) < 1e-4
+    assert worst(policy, replace(packed, position_ids=torch.arange(packed.num_tokens))) > 1e-2
+
+
+def test_the_language_model_reads_nothing_else(policy: LanguageModelPolicy) -> None:
+    with pytest.raises(ValueError, match="LlamaAttention was called without the blocks of a packed forest"):
+        policy.language_model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_unknown_attention_is_refused(tiny_llama: Callable[[int], LlamaForCausalLM]) -> None:
+    with pytest.raises(Exception, match="attention"):
+        with_random_adapter(tiny_llama(0), attention="flash")  # type: ignore[arg-type]
+
+
+def test_flex_attention_reads_the_same(tiny_llama: Callable[[int], LlamaForCausalLM]) -> None:
+    """Not compiled, and without a gradient: on a CPU it has none."""
+    policy = with_random_adapter(tiny_llama(0), attention="flex")
+    for read in ([True] * 7, [False, True] * 3 + [True]):
+        packed = pack_prefixes(*TREE, read, BRANCH)
+        with torch.compiler.set_stance("force_eager"):
+            assert worst(policy, packed) < 1e-4
+            to_the_end = torch.full_like(packed.seen_until, packed.num_tokens)
+            assert worst(policy, replace(packed, seen_until=to_the_end)) > 1e-2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("attention", ["sdpa", "flex"])
+def test_gradients_agree_on_a_gpu(tiny_llama: Callable[[int], LlamaForCausalLM], attention: str) -> None:
+    packed = pack_prefixes(*TREE, [True] * 7, BRANCH)
+    here = with_random_adapter(tiny_llama(0))
+    there = with_random_adapter(tiny_llama(0), attention=attention)  # type: ignore[arg-type]
+    there.load_state_dict(here.state_dict())
+    there.cuda()
+    found = gradients(there, together(there(packed.to("cuda"))))
+    for one, other in zip(found, gradients(here, together(here(packed))), strict=True):
+        torch.testing.assert_close(one.cpu(), other, atol=1e-3, rtol=1e-2)
+
+
 TREE = ([-1, 0, 0, 1, 1, 2, 3], [[1, 2, 3], [4, 5], [6], [7, 8, 9], [10], [11, 12], [13]])
 
 
-def test_a_tree_in_one_row_holds_every_segment_once() -> None:
+def test_every_segment_is_laid_out_once() -> None:
     packed = pack_prefixes(*TREE, [True] * 7, BRANCH)
     assert packed.num_tokens == sum(map(len, TREE[1])) + 7 * len(BRANCH)
 
 
-def test_a_tree_longer_than_a_row_repeats_the_ancestors_it_needs() -> None:
-    packed = pack_prefixes(*TREE, [True] * 7, BRANCH, row_length=11)
-    assert len(packed.input_ids) > 1
-    starts = {tuple(row[:3].tolist()) for row in packed.input_ids}
-    assert starts == {(1, 2, 3)}
-
-
 def test_nodes_below_which_nothing_is_read_cost_nothing() -> None:
     packed = pack_prefixes(*TREE, [False, False, True, False, False, False, False], BRANCH)
-    assert packed.input_ids.tolist() == [[1, 2, 3, 6, *BRANCH]]
+    assert packed.input_ids.tolist() == [1, 2, 3, 6, *BRANCH]
 
 
 @torch.no_grad()
@@ -112,8 +173,7 @@ def worst(policy: LanguageModelPolicy, packed: PackedPrefixes) -> float:
 def test_the_comparison_would_notice_wrong_positions(policy: LanguageModelPolicy) -> None:
     packed = pack_prefixes(*TREE, [True] * 7, BRANCH)
     assert worst(policy, packed) < 1e-4
-    in_row = torch.arange(packed.input_ids.shape[1]).expand_as(packed.position_ids)
-    assert worst(policy, replace(packed, position_ids=in_row)) > 1e-2
+    assert worst(policy, replace(packed, position_ids=torch.arange(packed.num_tokens))) > 1e-2
 
 
 def test_the_comparison_would_notice_a_visible_branch(policy: LanguageModelPolicy) -> None:
@@ -121,7 +181,8 @@ def test_the_comparison_would_notice_a_visible_branch(policy: LanguageModelPolic
     packed = pack_prefixes(*TREE, [node in chain for node in range(7)], BRANCH)
     assert worst(policy, packed) < 1e-4
     # On a chain, seeing everything before differs from the mask in the ancestors' branches alone.
-    assert worst(policy, replace(packed, visible=torch.ones_like(packed.visible).tril())) > 1e-2
+    to_the_end = torch.full_like(packed.seen_until, packed.num_tokens)
+    assert worst(policy, replace(packed, seen_until=to_the_end)) > 1e-2
 
 
 def test_select_may_repeat_and_reorder(policy: LanguageModelPolicy) -> None:
@@ -137,11 +198,10 @@ def test_select_may_repeat_and_reorder(policy: LanguageModelPolicy) -> None:
         ({"read": [True]}, "equally long, got 7, 7 and 1"),
         ({"branch": []}, "branch is empty"),
         ({"read": [False] * 7}, "no node is to be read"),
-        ({"row_length": 9}, "the prefix of node 3 has 10 tokens, but a row holds 9"),
     ],
 )
 def test_errors_name_what_is_wrong(change: dict[str, object], message: str) -> None:
-    settings = {"parent": TREE[0], "tokens": TREE[1], "read": [True] * 7, "branch": BRANCH, "row_length": 2048}
+    settings = {"parent": TREE[0], "tokens": TREE[1], "read": [True] * 7, "branch": BRANCH}
     with pytest.raises(ValueError, match=message):
         pack_prefixes(**{**settings, **change})
 

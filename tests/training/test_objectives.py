@@ -182,7 +182,9 @@ def test_the_kl_term_counts_inner_nodes_alone() -> None:
     assert kl_term(at_leaves, reference, batch) == 0
     at_inner = torch.where(inner[:, None], other, reference)
     per_state = (other.exp() * (other - reference)).sum(1)
-    assert kl_term(at_inner, reference, batch) == pytest.approx(0.5 * float(per_state[inner].mean()), rel=1e-5)
+    tree = batch.forest.tree[batch.packed.node]
+    by_tree = torch.stack([per_state[inner & (tree == number)].mean() for number in (0, 1)])
+    assert kl_term(at_inner, reference, batch) == pytest.approx(0.5 * float(by_tree.mean()), rel=1e-5)
 
 
 def test_a_missing_reference_is_named() -> None:

@@ -1,6 +1,7 @@
 """The trainer: it learns, its heads have a rate of their own, and a resumed training ends as an undisturbed one."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from gflowdial.training.objectives import Objective
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 
 Build = Callable[[int], LlamaForCausalLM]
-EXAMPLES = [tree_example(seed, 7) for seed in range(6)]
+EXAMPLES = [tree_example(seed, 5 + seed) for seed in range(6)]
+OBJECTIVES = [
+    Objective("afpo", variant="paper", flow="state", temperature=0.25, kl_weight=0.5, ranking_weight=1.0),
+    Objective("behaviour_cloning", kl_weight=0.5),
+    Objective("trajectory_balance", untried="floor"),
+    Objective("subtrajectory_balance"),
+]
 
 
 def trainer(build: Build, folder: Path, objective: Objective | None = None, **settings: Any) -> FlowTrainer:
@@ -37,8 +44,9 @@ def trainer(build: Build, folder: Path, objective: Objective | None = None, **se
 
 
 def loss(trainer: FlowTrainer) -> float:
+    trainer.read_reference()
     with torch.no_grad():
-        return float(trainer.compute_loss(trainer.model, trainer.data_collator(EXAMPLES)))
+        return float(trainer.compute_loss(trainer.model, trainer.data_collator(trainer.examples.trees)))
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 0.1])
@@ -84,16 +92,58 @@ def test_the_heads_have_a_learning_rate_of_their_own(
     assert trained == len(adapter["params"]) + len(heads["params"])
 
 
+def first_gradient_norm(trainer: FlowTrainer) -> float:
+    trainer.args.max_grad_norm = 1e9
+    trainer.args.logging_steps = 1
+    trainer.train()
+    return next(row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row)
+
+
 def test_accumulated_batches_average(tiny_llama: Build, tmp_path: Path) -> None:
     at_once = trainer(tiny_llama, tmp_path, num_train_epochs=1.0, per_device_train_batch_size=6)
     in_parts = trainer(tiny_llama, tmp_path, num_train_epochs=1.0, gradient_accumulation_steps=3)
-    norms = []
-    for each in (at_once, in_parts):
-        each.args.max_grad_norm = 1e9
-        each.args.logging_steps = 1
-        each.train()
-        norms.append(next(row["grad_norm"] for row in each.state.log_history if "grad_norm" in row))
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert first_gradient_norm(at_once) == pytest.approx(first_gradient_norm(in_parts), rel=1e-4)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+def test_passes_change_neither_the_loss_nor_its_gradient(
+    tiny_llama: Build, tmp_path: Path, objective: Objective
+) -> None:
+    found, passes = [], []
+    for tokens in (10_000, 60, 1):
+        each = trainer(
+            tiny_llama, tmp_path, objective, num_train_epochs=1.0, per_device_train_batch_size=6, tokens_per_pass=tokens
+        )
+        passes.append(len(each.data_collator(EXAMPLES)["passes"]))
+        norm = first_gradient_norm(each)
+        found.append((norm, each.state.log_history[0]["loss"]))
+    assert passes[0] == 1 < passes[1] < passes[2] == 6
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    assert found[2] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_the_reference_is_read_once_and_is_that_of_each_state(tiny_llama: Build, tmp_path: Path) -> None:
+    whole = trainer(tiny_llama, tmp_path, OBJECTIVES[0], tokens_per_pass=10_000)
+    parts = trainer(tiny_llama, tmp_path, OBJECTIVES[0], tokens_per_pass=60, num_train_epochs=1.0)
+    whole.read_reference()
+    parts.train()
+    (batch,) = whole.data_collator(whole.examples.trees)["passes"]
+    direct = whole.model.log_reference(batch.packed)
+    torch.testing.assert_close(batch.log_reference, direct)
+    pieces = parts.data_collator(parts.examples.trees)["passes"]
+    torch.testing.assert_close(torch.cat([piece.log_reference for piece in pieces]), direct, atol=1e-5, rtol=1e-5)
+    # It hangs on the state.
+    assert direct.std(0).max() > 1e-2
+
+
+@pytest.mark.parametrize("setting", ["activation_checkpointing", "gradient_checkpointing"])
+def test_activations_may_be_computed_anew(tiny_llama: Build, tmp_path: Path, setting: str) -> None:
+    if setting not in {field.name for field in fields(FlowTrainingArguments)}:
+        pytest.skip("this version of transformers has it under another name")
+    plain = trainer(tiny_llama, tmp_path, num_train_epochs=1.0)
+    anew = trainer(tiny_llama, tmp_path, num_train_epochs=1.0, **{setting: True})
+    assert first_gradient_norm(anew) == pytest.approx(first_gradient_norm(plain), rel=1e-5)
+    assert anew.model.language_model.get_base_model().is_gradient_checkpointing
 
 
 def test_no_trees_are_no_training(tiny_llama: Build, tmp_path: Path) -> None:
