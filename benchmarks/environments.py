@@ -37,7 +37,7 @@ ROUNDS = 9
 GROWTH_WARM_UP = 6
 GROWTH_STEPS = 5
 MOST_SECONDS = 2.0
-"""A batch whose step takes so long, four times of which is the next, is the last; so is one that takes a fifth of the
+"""A batch whose step takes so long, four times of which is the next, is the last; so is one that takes a tenth of the
 memory."""
 
 
@@ -117,7 +117,7 @@ def growth(worker: Worker, setting: dict[str, Any], rate: float) -> list[dict[st
         memory = torch.cuda.get_device_properties().total_memory / 2**20
     rows: list[dict[str, float]] = []
     batch = 1
-    while not rows or (rows[-1]["ms"] < 1e3 * MOST_SECONDS and rows[-1]["peak MiB"] < memory / 5):
+    while not rows or (rows[-1]["ms"] < 1e3 * MOST_SECONDS and rows[-1]["peak MiB"] < memory / 10):
         worker.ask(case=asdict(Case(batch=batch, **setting)))
         worker.ask(steps=GROWTH_WARM_UP)
         ms = statistics.median(1e3 * worker.ask(steps=1)["cost"] for _ in range(GROWTH_STEPS))

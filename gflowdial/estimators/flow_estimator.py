@@ -51,8 +51,9 @@ def masked_log_softmax(
     Neither values nor gradients are NaN, whatever the scores of masked actions, and masked actions get no gradient.
     """
     # Filled with -inf instead, a row without valid actions would be NaN on the way, where anomaly detection stops.
-    valid = torch.where(mask, scores, torch.finfo(scores.dtype).min)
-    return torch.where(mask, valid.log_softmax(1), -torch.inf)
+    invalid = ~mask
+    valid = scores.masked_fill(invalid, torch.finfo(scores.dtype).min)
+    return valid.log_softmax(1).masked_fill(invalid, -torch.inf)
 
 
 def uniform_log_probabilities(

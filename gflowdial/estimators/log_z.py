@@ -25,7 +25,7 @@ class TabularLogZ(nn.Module):
 
     def forward(self, condition: Int[Tensor, " trees"]) -> Float[Tensor, " trees"]:
         """log Z of each tree's condition."""
-        return self.values[condition]
+        return self.values.index_select(0, condition)
 
 
 class NetworkLogZ(nn.Module):
