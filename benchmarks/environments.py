@@ -34,9 +34,9 @@ STEPS = {16: 20, 64: 20, 256: 10, 512: 6}
 """Steps of a block, by batch; every library trains equally long, since what it samples changes as it learns."""
 WARM_UP = 40
 ROUNDS = 9
-GROWTH_WARM_UP = 6
+GROWTH_WARM_UP = 4
 GROWTH_STEPS = 5
-MOST_SECONDS = 2.0
+MOST_SECONDS = 1.0
 """A batch whose step takes so long, four times of which is the next, is the last; so is one that takes a tenth of the
 memory."""
 
