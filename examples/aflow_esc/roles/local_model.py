@@ -134,20 +134,17 @@ class LocalModel:
         Returns:
             ``[prompts, beginnings, answers]``.
         """
-        lengths = [len(beginning) for beginning in probe.beginnings]
-        branches = torch.tensor([token for beginning in probe.beginnings for token in beginning])
         read: dict[Prompt, NDArray[np.float64]] = {}
-        for batch in self._batches(prompts, len(branches)):
-            logits = self._pass(batch, branches.to(batch.ids.device), lengths)
-            answers = logits[..., list(probe.answers)].double()
+        for batch in self._batches(prompts, sum(map(len, probe.beginnings))):
+            answers = self._pass(batch, probe.beginnings)[..., list(probe.answers)].double()
             read.update(zip(batch.prompts, answers.log_softmax(dim=-1).cpu().numpy(), strict=True))
         return np.stack([read[prompt] for prompt in prompts])
 
-    def _pass(
-        self, batch: _Batch, branches: Int[Tensor, " branch_tokens"], lengths: Sequence[int]
-    ) -> Float[Tensor, "batch branches vocabulary"]:
-        """Read a batch, with branches of these lengths behind every prompt; logits of each branch's last token."""
-        last = torch.tensor(lengths, dtype=torch.int64, device=branches.device).cumsum(0) - 1
+    def _pass(self, batch: _Batch, beginnings: Sequence[Sequence[int]]) -> Float[Tensor, "batch beginnings vocabulary"]:
+        """Read a batch, and keep what was read; logits at the end of each beginning, which is a branch."""
+        lengths = [len(beginning) for beginning in beginnings]
+        branches = batch.ids.new_tensor([token for beginning in beginnings for token in beginning])
+        last = batch.ids.new_tensor(lengths).cumsum(0) - 1
         sees, position = _branching(batch.real, lengths)
         ids = torch.cat([batch.ids, branches.expand(len(batch.ids), -1)], dim=1)
         logits: Tensor = self.model(
@@ -176,7 +173,7 @@ class LocalModel:
         whole = shared[: len(shared) // BLOCK * BLOCK]
         if self.prefixes.room_for(whole) and len(self.prefixes.find(whole)) * BLOCK < len(whole):
             batch = self._batch([], [whole], 0)
-            self._pass(batch, batch.ids.new_empty(0), [])
+            self._pass(batch, ())
 
     def _batch(self, prompts: list[Prompt], tokens: list[list[int]], room: int) -> _Batch:
         # The last token of a prompt is always read: what follows hangs on its logits.
@@ -200,7 +197,7 @@ class LocalModel:
         length = batch.ids.shape[1]
         new = batch.real[:, batch.past :].sum(dim=1).tolist()
         for row, own in enumerate(batch.tokens):
-            behind = written[row][:-1] if written else []
+            behind = list(takewhile(lambda token: token not in self._end_tokens, written[row][:-1] if written else []))
             room = batch.cache.room[:, :, row, :, length - new[row] : length + len(behind)]
             self.prefixes.add(own + behind, room)
 

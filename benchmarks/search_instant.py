@@ -1,10 +1,8 @@
-"""What the search itself costs: simulations a second in an environment that answers at once.
-
-Run with ``python -m benchmarks search_overhead``.
-"""
+"""An environment that answers at once: what is left is the search itself."""
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +10,9 @@ from numpy.typing import NDArray
 from gflowdial.search import SearchConfig, Transition, search
 
 ACTIONS = 8
+SIZES = ((1, 10), (1, 100), (1, 1000), (8, 10), (32, 10), (128, 10), (512, 10))
+"""Trees, and simulations a tree."""
+REPEATS = 5
 
 
 class Instant:
@@ -35,22 +36,23 @@ class Instant:
         return sum(rewards) / (len(rewards) or 1)
 
 
-def simulations_per_second(trees: int, simulations: int, repeats: int = 5) -> float:
-    """The best of a few runs."""
-    config = SearchConfig(simulations=simulations)
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        search(Instant(), [0] * trees, range(trees), config)
-        seconds.append(time.perf_counter() - begin)
-    return trees * simulations / min(seconds)
-
-
-def main() -> None:
-    print("trees | simulations a tree | simulations/s")
-    for trees, simulations in ((1, 10), (1, 100), (8, 10), (32, 10), (128, 10), (512, 10), (128, 100)):
-        print(f"{trees:5d} | {simulations:18d} | {simulations_per_second(trees, simulations):13,.0f}")
-
-
-if __name__ == "__main__":
-    main()
+def measure() -> list[dict[str, Any]]:
+    """Simulations per second of processor time, the median of some runs, by trees and simulations."""
+    found = []
+    for trees, simulations in SIZES:
+        seconds = []
+        for _ in range(REPEATS):
+            start = time.process_time()
+            search(Instant(), [0] * trees, range(trees), SearchConfig(simulations=simulations))
+            seconds.append(time.process_time() - start)
+        rates = sorted(trees * simulations / taken for taken in seconds)
+        found.append(
+            {
+                "trees": trees,
+                "simulations": simulations,
+                "per second": rates[REPEATS // 2],
+                "least": rates[0],
+                "most": rates[-1],
+            }
+        )
+    return found
