@@ -395,10 +395,18 @@ class Forest:
         values = self.edges_to_nodes(edge_values)
         return values + self.ancestor_filter(values)
 
-    def leaf_sum(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " leaves"]:
-        """The sum of ``edge_values`` along the path from the root to each leaf. Differentiable."""
+    def leaf_sum(
+        self, edge_values: Float[Tensor, " edges"], dtype: torch.dtype | None = None
+    ) -> Float[Tensor, " leaves"]:
+        """The sum of ``edge_values`` along the path from the root to each leaf. Differentiable.
+
+        Args:
+            edge_values: one per edge.
+            dtype: what they are cast to before they are summed; by default they stay what they are.
+        """
         if self.chain_size is not None:
-            return edge_values.reshape(self.num_trees, -1).sum(1)
+            return edge_values.reshape(self.num_trees, -1).sum(1, dtype=dtype)
+        edge_values = edge_values.to(dtype or edge_values.dtype)
         if self.is_chains:
             return edge_values.new_zeros(self.num_trees).index_add(0, self.edge_tree, edge_values)
         return self.root_sum(edge_values)[self.leaves]

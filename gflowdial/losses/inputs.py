@@ -78,6 +78,20 @@ def log_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[Te
     return ratio - log_pb
 
 
+def path_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[Tensor, " leaves"]:
+    """``Σ over root→leaf of (log P_F - log P_B)`` of each leaf, lifted."""
+    if forest.chain_size is None:
+        return forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
+    # Two sums over the rows of a table need no lifted copy of both.
+    check("log_pf", log_pf, forest, "edge")
+    dtype = precise_dtype(log_pf.device)
+    reached = forest.leaf_sum(log_pf, dtype)
+    if log_pb is None:
+        return reached
+    check("log_pb", log_pb, forest, "edge")
+    return reached - forest.leaf_sum(log_pb, dtype)
+
+
 def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:
     """``log_flow``, lifted, with its leaf entries replaced by ``log_reward``."""
     check("log_flow", log_flow, forest, "node")

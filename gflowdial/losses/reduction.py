@@ -21,7 +21,7 @@ class Weights:
     each: Tensor | float
 
     def mean(self, values: Float[Tensor, " items"]) -> Float[Tensor, ""]:
-        return (values * self.each).sum()
+        return values.mean() if isinstance(self.each, float) else (values * self.each).sum()
 
     def __call__(self, residual: Float[Tensor, " items"]) -> Float[Tensor, " items"]:
         """As the metric of `losses.quadratic`: the mean of squares."""

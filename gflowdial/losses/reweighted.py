@@ -4,7 +4,7 @@ The source has a reference policy in the place of P_B, as `relative_trajectory_b
 """
 
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import leaf_residual, lift, log_ratio
+from gflowdial.losses.inputs import leaf_residual, lift, path_ratio
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reduction import tree_mean
 from gflowdial.shapes import Float, Tensor
@@ -32,8 +32,7 @@ def length_normalised_trajectory_balance(
 
     Source: Zhu et al., arXiv 2509.15207, with their reference policy as ``log_pb``.
     """
-    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
-    average = reached / forest.depth[forest.leaves].clamp(min=1)
+    average = path_ratio(log_pf, log_pb, forest) / forest.depth[forest.leaves].clamp(min=1)
     residual = leaf_residual(log_z, average, log_reward, forest)
     return tree_mean(penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
 
@@ -72,6 +71,5 @@ def clipped_trajectory_balance(
         raise ValueError(f"clip must lie in (0, 1); got {clip}.")
     shift = lift("log_pf", log_pf, forest, "edge") - lift("log_behaviour", log_behaviour, forest, "edge")
     weight = forest.leaf_sum(shift.detach()).exp().clamp(1 - clip, 1 + clip)
-    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
-    residual = leaf_residual(log_z, reached, log_reward, forest)
+    residual = leaf_residual(log_z, path_ratio(log_pf, log_pb, forest), log_reward, forest)
     return tree_mean(weight * penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)

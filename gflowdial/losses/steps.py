@@ -6,7 +6,7 @@ from typing import cast
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import anchored_flow, check, leaf_residual, log_ratio
+from gflowdial.losses.inputs import anchored_flow, check, leaf_residual, path_ratio
 from gflowdial.shapes import Float, Tensor
 
 Logs = tuple[Tensor | None, ...]
@@ -55,8 +55,7 @@ class PathResiduals:
 
     def of(self, *logs: Tensor | None) -> Float[Tensor, " leaves"]:
         log_z, log_pf, log_pb, log_reward = cast(FourLogs, logs)
-        reached = self.forest.leaf_sum(log_ratio(log_pf, log_pb, self.forest))
-        return leaf_residual(log_z, reached, log_reward, self.forest)
+        return leaf_residual(log_z, path_ratio(log_pf, log_pb, self.forest), log_reward, self.forest)
 
     def transpose(self, fall: Float[Tensor, " leaves"], logs: Logs, wanted: tuple[bool, ...]) -> Logs:
         log_z, log_pf, log_pb, log_reward = cast(FourLogs, logs)

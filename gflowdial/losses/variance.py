@@ -4,7 +4,7 @@ import torch
 
 from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import lift, log_ratio
+from gflowdial.losses.inputs import lift, path_ratio
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -44,8 +44,7 @@ def log_partition_variance(
         raise ValueError(f"group must have one id per tree, shape [{forest.num_trees}]; got {list(group.shape)}.")
     if group.is_floating_point() or group.dtype == torch.bool:
         raise ValueError(f"group must hold integers; got {group.dtype}.")
-    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
-    log_z = lift("log_reward", log_reward, forest, "leaf") - reached
+    log_z = lift("log_reward", log_reward, forest, "leaf") - path_ratio(log_pf, log_pb, forest)
     number = _numbered(group)
     groups = Segments.from_ids(number[forest.leaf_tree], forest.num_trees)
     deviation = log_z - segments.mean(log_z, groups)[groups.ids]

@@ -138,6 +138,19 @@ def test_ancestors_by_number_of_steps(data: st.DataObject) -> None:
     assert forest.num_pairs == int(forest.depth.sum())
 
 
+@given(st.data())
+def test_differences_and_leaf_sums_and_their_transposes(data: st.DataObject) -> None:
+    equal = st.builds(lambda trees, length: Forest.from_lengths([length] * trees), st.integers(1, 4), st.integers(0, 5))
+    forest = data.draw(st.one_of(forests(), equal))
+    at_nodes, at_edges = data.draw(vectors(forest.num_nodes)), data.draw(vectors(forest.num_edges))
+    at_leaves = data.draw(vectors(forest.num_leaves))
+    difference = forest.difference(at_nodes)
+    torch.testing.assert_close(difference, at_nodes[forest.edge_child] - at_nodes[forest.parent[forest.edge_child]])
+    torch.testing.assert_close(difference @ at_edges, -at_nodes @ forest.divergence(at_edges))
+    torch.testing.assert_close(forest.leaf_sum(at_edges) @ at_leaves, at_edges @ forest.edge_sum(at_leaves))
+    assert torch.equal(forest.leaf_sum(at_edges.float(), torch.float64), forest.leaf_sum(at_edges.float().double()))
+
+
 def test_prepare_leaves_nothing_to_derive(monkeypatch: pytest.MonkeyPatch) -> None:
     for forest in (Forest.from_lengths([5, 2]), Forest.from_parents(torch.tensor([-1, 0, -1, 1, 0]))):
         assert forest.prepare(0.9) is forest
