@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.environments_report import write_report
 from benchmarks.environments_worker import Case
-from benchmarks.measure import device, finish, load, side_by_side
+from benchmarks.measure import device, finish, load, machine, side_by_side
 from benchmarks.provenance import write_results
 
 LIBRARIES = ("gflowdial", "torchgfn", "gfnx")
@@ -107,8 +107,9 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": median, "first quartile": first, "third quartile": third}
 
 
-def growth(worker: Worker, setting: dict[str, Any], rate: float) -> list[dict[str, float]]:
-    """gflowdial alone on ever larger batches, beside what its kernels and its arithmetic would take by themselves.
+def growth(worker: Worker, setting: dict[str, Any], rates: dict[str, float]) -> list[dict[str, float]]:
+    """gflowdial alone on ever larger batches, beside what its kernels, its arithmetic and its bytes would take by
+    themselves.
 
     What a kernel costs is known from a batch of one trajectory, where there is next to nothing to compute.
     """
@@ -123,6 +124,7 @@ def growth(worker: Worker, setting: dict[str, Any], rate: float) -> list[dict[st
         ms = statistics.median(1e3 * worker.ask(steps=1)["cost"] for _ in range(GROWTH_STEPS))
         work = worker.ask(describe=True)
         launch = rows[0]["kernels ms"] / rows[0]["launches"] if rows else ms / work["launches"]
+        arithmetic = 1e3 * work["operations"] / rates["operations per second"]
         rows.append(
             {
                 "batch": batch,
@@ -131,8 +133,9 @@ def growth(worker: Worker, setting: dict[str, Any], rate: float) -> list[dict[st
                 "distinct states": work["distinct"],
                 "launches": work["launches"],
                 "kernels ms": launch * work["launches"],
-                "arithmetic ms": 1e3 * work["operations"] / rate,
-                "arithmetic ms without sharing": 1e3 * work["operations"] / rate * work["states"] / work["distinct"],
+                "arithmetic ms": arithmetic,
+                "arithmetic ms without sharing": arithmetic * work["states"] / work["distinct"],
+                "bytes ms": work["bytes"] / rates["GB/s"] / 1e6,
                 "peak MiB": work["peak MiB"],
             }
         )
@@ -158,7 +161,7 @@ def main() -> None:
             print(name, batch, *(f"{peer}: {found[peer]['steps per second']['median']:.3g}" for peer in workers))
     for peer in LIBRARIES[1:]:
         workers[peer].process.terminate()
-    rate = arithmetic_rate()
+    rates = {"operations per second": arithmetic_rate(), "GB/s": machine(2**22)["GB/s"]}
     content: dict[str, Any] = {
         "unit": "one training step on one core, timed by processor time; on a GPU, by wall time",
         "warm-up steps": WARM_UP,
@@ -166,8 +169,8 @@ def main() -> None:
         "steps per block": STEPS,
         "libraries": {name: worker.about for name, worker in workers.items()},
         "environments": compared,
-        "operations per second": rate,
-        "growth": {name: growth(workers["gflowdial"], setting, rate) for name, setting in ENVIRONMENTS.items()},
+        **rates,
+        "growth": {name: growth(workers["gflowdial"], setting, rates) for name, setting in ENVIRONMENTS.items()},
     }
     workers["gflowdial"].process.terminate()
     path = write_results("environments", content, ["torchgfn", "gfnx", "jax"])

@@ -54,6 +54,7 @@ def session(case: Case) -> Session:
             "states": sampled.forest.num_nodes,
             "distinct": distinct,
             "launches": work.launches,
+            "bytes": work.bytes,
             "operations": 2 * parameters * 4 * distinct,
             "peak MiB": peak,
         }
