@@ -203,25 +203,25 @@ class Forest:
         """Where the forest's tensors live."""
         return self.parent.device
 
-    @cached_property
+    @property
     def num_nodes(self) -> int:
         """States, over all trees."""
-        return len(self.parent)
+        return self.parent.shape[0]
 
-    @cached_property
+    @property
     def num_edges(self) -> int:
         """Actions, over all trees."""
-        return len(self.edge_child)
+        return self.edge_child.shape[0]
 
-    @cached_property
+    @property
     def num_leaves(self) -> int:
         """Nodes without children; a single-node tree's root is one."""
-        return len(self.leaves)
+        return self.leaves.shape[0]
 
-    @cached_property
+    @property
     def num_trees(self) -> int:
         """Trees, which is roots."""
-        return len(self.roots)
+        return self.roots.shape[0]
 
     @cached_property
     def roots(self) -> Int[Tensor, " trees"]:
