@@ -14,10 +14,10 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def results_path(name: str) -> Path:
-    """``benchmarks/results/NAME.json``; results of a GPU carry its name as well."""
+def results_path(name: str, kind: str = "json") -> Path:
+    """``benchmarks/results/NAME.KIND``; results of a GPU carry its name as well."""
     gpu = f"-{torch.cuda.get_device_name().replace(' ', '-')}" if torch.cuda.is_available() else ""
-    return RESULTS / f"{name}{gpu}.json"
+    return RESULTS / f"{name}{gpu}.{kind}"
 
 
 def write_results(name: str, content: dict[str, Any], packages: Iterable[str] = ()) -> Path:
@@ -42,7 +42,7 @@ def write_results(name: str, content: dict[str, Any], packages: Iterable[str] = 
 
 def write_table(name: str, markdown: str) -> None:
     """Write the table that a page of the docs includes to ``benchmarks/results/NAME.md``."""
-    (RESULTS / f"{name}.md").write_text(markdown + "\n")
+    results_path(name, "md").write_text(markdown + "\n")
 
 
 def _revision() -> str | None:

@@ -185,7 +185,7 @@ PAIRS = [
 
 
 def test_smollm2_as_rewarder_prefers_good_exchanges_on_average(smol: LocalModel) -> None:
-    """Weak evidence of weak judgement: the mean gap was 0.11 of the four points that the scale has."""
+    """Weak evidence of weak judgement: the mean gap was 0.10 of the four points that the scale has."""
 
     def scores(side: int) -> np.ndarray:
         turns = [(Turn("supporter", pair[side][0]), Turn("seeker", pair[side][1])) for pair in PAIRS]

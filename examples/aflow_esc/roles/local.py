@@ -132,7 +132,11 @@ class LocalRewarder:
     def score(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
         """Expected scores of the last exchange, ``[B, 4]`` in `CRITERIA` order."""
         prompts = [
-            Prompt(self.task, f"{_transcript(dialogue)}\n\nRate the supporter's last turn from 1 to 5.")
+            Prompt(
+                self.task,
+                f"{_transcript(dialogue)}\n\nRate the supporter's last turn, with the seeker's answer to it, "
+                "from 1 (very poor) to 5 (very good).",
+            )
             for dialogue in dialogues
         ]
         scores: NDArray[np.float64] = np.exp(self.model.read(prompts, self.digits)) @ np.arange(1.0, 6.0)
