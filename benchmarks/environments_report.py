@@ -4,6 +4,7 @@ from typing import Any
 
 from benchmarks.plots import Panel, plot
 from benchmarks.provenance import write_table
+from benchmarks.tables import table
 
 GROWN = "hypergrid 4D, side 16"
 """The environment of the table of growth; the plot has all."""
@@ -11,23 +12,28 @@ GROWN = "hypergrid 4D, side 16"
 
 def write_report(content: dict[str, Any]) -> str:
     """Write the tables and the plot; returns the table of ratios."""
-    table = ratios(content["environments"])
-    write_table("environments", table)
+    compared = ratios(content["environments"])
+    write_table("environments", compared)
     write_table("environments_growth", growth(content["growth"][GROWN]))
     plot("environments", [panel(content, name) for name in content["environments"]])
-    return table
+    return compared
 
 
 def ratios(compared: dict[str, list[dict[str, Any]]]) -> str:
     """Steps per second, and how many times as fast as each peer."""
     libraries, peers = ("gflowdial", "torchgfn", "gfnx"), ("torchgfn", "gfnx")
-    lines = ["| environment | batch | " + " | ".join(libraries) + " | × torchgfn | × gfnx |", "|---" * 7 + "|"]
-    for environment, rows in compared.items():
-        for row in rows:
-            speeds = [f"{row[library]['steps per second']['median']:.3g}" for library in libraries]
-            times = [times_as_fast(row[f"times {peer}"]) for peer in peers]
-            lines.append(f"| {environment} | {row['batch']} | " + " | ".join(speeds + times) + " |")
-    return "\n".join(lines)
+    head = ("environment", "batch", *libraries, "× torchgfn", "× gfnx")
+    lines = [
+        [
+            environment,
+            str(row["batch"]),
+            *(f"{row[library]['steps per second']['median']:.3g}" for library in libraries),
+            *(times_as_fast(row[f"times {peer}"]) for peer in peers),
+        ]
+        for environment, rows in compared.items()
+        for row in rows
+    ]
+    return table(head, lines)
 
 
 def times_as_fast(found: dict[str, float]) -> str:
@@ -49,9 +55,8 @@ def growth(rows: list[dict[str, float]]) -> str:
         "arithmetic without sharing, ms",
         "peak MiB",
     )
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in rows:
-        cells = [
+    lines = [
+        [
             f"{row['batch']:,}",
             f"{row['ms']:,.1f}",
             f"{row['kernels ms']:,.1f}",
@@ -64,8 +69,9 @@ def growth(rows: list[dict[str, float]]) -> str:
             f"{row['arithmetic ms without sharing']:,.1f}",
             f"{row['peak MiB']:,.0f}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return table(head, lines)
 
 
 def estimate(row: dict[str, float]) -> float:

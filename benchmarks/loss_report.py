@@ -4,6 +4,7 @@ from typing import Any
 
 from benchmarks.plots import Panel, plot
 from benchmarks.provenance import write_table
+from benchmarks.tables import table
 
 DECAYS = (1.0, 0.9)
 
@@ -51,11 +52,6 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
         what = f"What bounds SubTB with λ = 0.9, {title}: an estimate from what it launches and moves"
         found[f"{what}, beside what it takes."] = bounds(rows)
     return found
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def times(rows: list[dict[str, Any]], size: str) -> str:

@@ -1,9 +1,11 @@
 """The tables and the plot of `benchmarks.search`, from its results."""
 
+from statistics import median
 from typing import Any
 
 from benchmarks.plots import Panel, plot
 from benchmarks.provenance import write_table
+from benchmarks.tables import table
 
 
 def write(results: dict[str, Any]) -> None:
@@ -20,11 +22,6 @@ def write(results: dict[str, Any]) -> None:
     print(text)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def name(row: dict[str, Any]) -> str:
     if row["scenes"] == 1:
         return "one call at a time" + (", reuse" if row["reuse"] else "")
@@ -37,8 +34,8 @@ def lockstep(results: dict[str, Any]) -> str:
         [
             [
                 name(row),
-                f"{row['trees per minute']:.3g}",
-                f"{row['times one call at a time']:.2g}",
+                f"{row['trees per minute']:.3g} ({min(row['speeds']):.3g}–{max(row['speeds']):.3g})",
+                ratio(row["times one call at a time"]),
                 f"{row['read']['tokens'] / row['trees']:,.0f}",
                 f"{row['share outside of roles']:.2%}",
                 f"{row['store MiB']:,.0f}",
@@ -47,6 +44,10 @@ def lockstep(results: dict[str, Any]) -> str:
             for row in results["lockstep"]
         ],
     )
+
+
+def ratio(found: list[float]) -> str:
+    return f"{median(found):.2g} ({min(found):.2g}–{max(found):.2g})"
 
 
 def seconds(results: dict[str, Any]) -> str:

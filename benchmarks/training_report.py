@@ -4,11 +4,12 @@ from typing import Any
 
 from benchmarks.plots import Panel, plot
 from benchmarks.provenance import write_table
+from benchmarks.tables import table
 
 
 def write(results: dict[str, Any]) -> None:
     """The tables that docs/speed-training.md includes, and its plot."""
-    text = "\n\n".join(f"**{title}**\n\n{table}" for title, table in tables(results).items())
+    text = "\n\n".join(f"**{title}**\n\n{found}" for title, found in tables(results).items())
     write_table("training", text)
     plot("training", panels(results))
     print(text)
@@ -23,11 +24,6 @@ def tables(results: dict[str, Any]) -> dict[str, str]:
             results["growth"]
         ),
     }
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _schemes(results: dict[str, Any]) -> str:
@@ -50,13 +46,13 @@ def _schemes(results: dict[str, Any]) -> str:
         label = {"unpadded": "every prefix, no padding", "padded": "every prefix, padded to 512"}[name]
         lines.append([label, f"{tokens:,} · ×{tokens / ours['tokens']:.3g}", "–", "–", "–", "–"])
     head = ["scheme", "tokens · × tree", "s", "× tree", "× remembered", "readings · gradient apart"]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _memory(rows: list[dict[str, Any]]) -> str:
     ours = next(row["MiB"] for row in rows if row["scheme"] == "tree")
     lines = [[row["scheme"], f"{row['MiB']:,.0f}", f"×{row['MiB'] / ours:.2g}"] for row in rows]
-    return _table(["scheme", "MiB", "× tree"], lines)
+    return table(["scheme", "MiB", "× tree"], lines)
 
 
 def _growth(rows: list[dict[str, Any]]) -> str:
@@ -78,7 +74,7 @@ def _growth(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     head = ["model", "trees", "nodes", "tokens", "s", "tokens/s", "peak MiB", "GFLOP ÷ GFLOP/s, s", "share"]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def panels(results: dict[str, Any]) -> list[Panel]:
