@@ -108,11 +108,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def growth(worker: Worker, setting: dict[str, Any], rates: dict[str, float]) -> list[dict[str, float]]:
-    """gflowdial alone on ever larger batches, beside what its kernels, its arithmetic and its bytes would take by
-    themselves.
-
-    What a kernel costs is known from a batch of one trajectory, where there is next to nothing to compute.
-    """
+    """gflowdial alone on ever larger batches, beside what launches, arithmetic and bytes would take by themselves."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties().total_memory / 2**20
@@ -123,7 +119,6 @@ def growth(worker: Worker, setting: dict[str, Any], rates: dict[str, float]) -> 
         worker.ask(steps=GROWTH_WARM_UP)
         ms = statistics.median(1e3 * worker.ask(steps=1)["cost"] for _ in range(GROWTH_STEPS))
         work = worker.ask(describe=True)
-        launch = rows[0]["kernels ms"] / rows[0]["launches"] if rows else ms / work["launches"]
         arithmetic = 1e3 * work["operations"] / rates["operations per second"]
         rows.append(
             {
@@ -132,7 +127,7 @@ def growth(worker: Worker, setting: dict[str, Any], rates: dict[str, float]) -> 
                 "states": work["states"],
                 "distinct states": work["distinct"],
                 "launches": work["launches"],
-                "kernels ms": launch * work["launches"],
+                "launches ms": 1e-3 * rates["launch us"] * work["launches"],
                 "arithmetic ms": arithmetic,
                 "arithmetic ms without sharing": arithmetic * work["states"] / work["distinct"],
                 "bytes ms": work["bytes"] / rates["GB/s"] / 1e6,
@@ -161,7 +156,7 @@ def main() -> None:
             print(name, batch, *(f"{peer}: {found[peer]['steps per second']['median']:.3g}" for peer in workers))
     for peer in LIBRARIES[1:]:
         workers[peer].process.terminate()
-    rates = {"operations per second": arithmetic_rate(), "GB/s": machine(2**22)["GB/s"]}
+    rates = {"operations per second": arithmetic_rate(), **machine(2**22)}
     content: dict[str, Any] = {
         "unit": "one training step on one core, timed by processor time; on a GPU, by wall time",
         "warm-up steps": WARM_UP,

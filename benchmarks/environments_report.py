@@ -45,7 +45,7 @@ def growth(rows: list[dict[str, float]]) -> str:
     head = (
         "batch",
         "ms",
-        "kernels alone, ms",
+        "launches alone, ms",
         "arithmetic alone, ms",
         "bytes alone, ms",
         "sum, ms",
@@ -59,7 +59,7 @@ def growth(rows: list[dict[str, float]]) -> str:
         [
             f"{row['batch']:,}",
             f"{row['ms']:,.1f}",
-            f"{row['kernels ms']:,.1f}",
+            f"{row['launches ms']:,.1f}",
             f"{row['arithmetic ms']:,.1f}",
             f"{row['bytes ms']:,.1f}",
             f"{estimate(row):,.1f}",
@@ -76,7 +76,7 @@ def growth(rows: list[dict[str, float]]) -> str:
 
 def estimate(row: dict[str, float]) -> float:
     """Milliseconds of a step, from what its parts would cost by themselves."""
-    return row["kernels ms"] + row["arithmetic ms"] + row["bytes ms"]
+    return row["launches ms"] + row["arithmetic ms"] + row["bytes ms"]
 
 
 def panel(content: dict[str, Any], environment: str) -> Panel:

@@ -80,8 +80,9 @@ if torch.cuda.is_available():
     IN_MEMORY["tree, reference remembered, FlexAttention"] = flex
 
 
-def compare() -> dict[str, Any]:
+def compare(threads: int) -> dict[str, Any]:
     """Tokens, time, and how far readings and gradient are from those of the packed tree."""
+    torch.set_num_threads(threads)
     made = {name: make() for name, make in SCHEMES.items()}
     (_, ours), tree = made["tree"], Tree.random(NODES)
     expected, direction = ours.step(), gradient(made["tree"][0])
@@ -153,11 +154,12 @@ def matrix_rate(policy: LanguageModelPolicy) -> float:
 
 def main() -> None:
     before, threads = load(), torch.get_num_threads()
-    comparison = compare()
     sizes: list[tuple[str | None, int, int]] = [(None, nodes, 1) for nodes in GROWTH_NODES]
     sizes += [(None, NODES, trees) for trees in GROWTH_TREES[1:]]
     sizes += [(model, NODES, 1) for model in (GPU_MODELS if torch.cuda.is_available() else MODELS)]
+    # Each in a process of its own, which gives its memory back.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        comparison = pool.apply(compare, (threads,))
         peaks = pool.starmap(memory, [(name, threads) for name in IN_MEMORY], chunksize=1)
         rows = pool.starmap(growth, [(*size, threads) for size in sizes], chunksize=1)
     setup = {"model": "SmolLM2-135M-Instruct, LoRA of rank 32", "clock": "wall", "load": [before, load()]}
