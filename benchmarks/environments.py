@@ -108,7 +108,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def growth(worker: Worker, setting: dict[str, Any], rates: dict[str, float]) -> list[dict[str, float]]:
-    """gflowdial alone on ever larger batches, beside what launches, arithmetic and bytes would take by themselves."""
+    """gflowdial alone on ever larger batches, beside what its arithmetic and its bytes would take by themselves."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties().total_memory / 2**20
@@ -127,7 +127,6 @@ def growth(worker: Worker, setting: dict[str, Any], rates: dict[str, float]) -> 
                 "states": work["states"],
                 "distinct states": work["distinct"],
                 "launches": work["launches"],
-                "launches ms": 1e-3 * rates["launch us"] * work["launches"],
                 "arithmetic ms": arithmetic,
                 "arithmetic ms without sharing": arithmetic * work["states"] / work["distinct"],
                 "bytes ms": work["bytes"] / rates["GB/s"] / 1e6,
@@ -156,7 +155,7 @@ def main() -> None:
             print(name, batch, *(f"{peer}: {found[peer]['steps per second']['median']:.3g}" for peer in workers))
     for peer in LIBRARIES[1:]:
         workers[peer].process.terminate()
-    rates = {"operations per second": arithmetic_rate(), **machine(2**22)}
+    rates = {"operations per second": arithmetic_rate(), "GB/s": machine(2**22)["GB/s"]}
     content: dict[str, Any] = {
         "unit": "one training step on one core, timed by processor time; on a GPU, by wall time",
         "warm-up steps": WARM_UP,

@@ -45,7 +45,6 @@ def growth(rows: list[dict[str, float]]) -> str:
     head = (
         "batch",
         "ms",
-        "launches alone, ms",
         "arithmetic alone, ms",
         "bytes alone, ms",
         "sum, ms",
@@ -59,7 +58,6 @@ def growth(rows: list[dict[str, float]]) -> str:
         [
             f"{row['batch']:,}",
             f"{row['ms']:,.1f}",
-            f"{row['launches ms']:,.1f}",
             f"{row['arithmetic ms']:,.1f}",
             f"{row['bytes ms']:,.1f}",
             f"{estimate(row):,.1f}",
@@ -76,7 +74,7 @@ def growth(rows: list[dict[str, float]]) -> str:
 
 def estimate(row: dict[str, float]) -> float:
     """Milliseconds of a step, from what its parts would cost by themselves."""
-    return row["launches ms"] + row["arithmetic ms"] + row["bytes ms"]
+    return row["arithmetic ms"] + row["bytes ms"]
 
 
 def panel(content: dict[str, Any], environment: str) -> Panel:
@@ -88,5 +86,5 @@ def panel(content: dict[str, Any], environment: str) -> Panel:
     }
     largest = compared[-1]["batch"]
     curves["gflowdial"] += [(row["batch"], row["ms"]) for row in alone if row["batch"] > largest]
-    curves["kernels + arithmetic + bytes"] = [(row["batch"], estimate(row)) for row in alone if row["batch"] > 1]
+    curves["arithmetic + bytes alone"] = [(row["batch"], estimate(row)) for row in alone if row["batch"] > 1]
     return Panel(f"batch, {environment}", "ms a step", curves)
