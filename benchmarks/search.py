@@ -29,12 +29,11 @@ from gflowdial.search import SearchConfig, search
 CONFIG = SearchConfig(simulations=2, max_depth=3, rollout_length=1)
 MAX_TURNS = 3
 MAX_NEW_TOKENS = 20
-WITH_REUSE = (1, 2, 4, 8, 16, 32, 64)
+WITH_REUSE = (1, 4, 8, 16, 32)
 WITHOUT_REUSE = (1, 8, 32)
 LEAST_TREES = 4
 """A contestant with fewer scenes at a time searches as many trees, one batch after the other."""
 STORE_BYTES = 2**30
-ROUNDS = 3
 
 
 class Meter:
@@ -128,14 +127,6 @@ def contestant(
     return row, trees
 
 
-def over_rounds(rows: list[dict[str, Any]], one_by_one: list[dict[str, Any]]) -> dict[str, Any]:
-    """The round of median speed, with the speeds of all rounds and their ratios to one call at a time."""
-    speeds = [row["trees per minute"] for row in rows]
-    ratios = [speed / other["trees per minute"] for speed, other in zip(speeds, one_by_one, strict=True)]
-    middle = sorted(rows, key=lambda row: float(row["trees per minute"]))[len(rows) // 2]
-    return middle | {"speeds": speeds, "times one call at a time": ratios}
-
-
 def machine() -> dict[str, float]:
     """Operations per second of a float32 product of the model's widths, and bytes per second of a sum."""
     a, b = torch.randn(1024, 576, device=device()), torch.randn(576, 1536, device=device())
@@ -153,27 +144,25 @@ def main() -> None:
     moved: Any = model
     model = moved.to(device())
     contestant(model, tokenizer, rates, LEAST_TREES, True)  # warms up; not counted
-    contestants = [(n, False) for n in WITHOUT_REUSE] + [(n, True) for n in WITH_REUSE]
-    rounds: list[list[dict[str, Any]]] = []
     expected: dict[int, Any] = {}
-    for _ in range(ROUNDS):
-        rows = []
-        for at_once, reuse in contestants:
+    rows: list[dict[str, Any]] = []
+    for reuse, sizes in ((False, WITHOUT_REUSE), (True, WITH_REUSE)):
+        for at_once in sizes:
             row, trees = contestant(model, tokenizer, rates, at_once, reuse)
             # The first contestant that searched a scene gives the tree that the later ones are held to.
             row["compared"] = sum(index in expected for index in range(len(trees)))
             row["same trees"] = sum(tree == expected.get(index) for index, tree in enumerate(trees))
             expected = dict(enumerate(trees)) | expected
+            row["times one call at a time"] = row["trees per minute"] / (rows[0] if rows else row)["trees per minute"]
             rows.append(row)
             print(f"{at_once} scenes, reuse {reuse}: {row['trees per minute']:.2f} trees/min", flush=True)
-        rounds.append(rows)
     content = {
         "model": "SmolLM2-135M-Instruct, float32",
         "config": {"simulations": CONFIG.simulations, "max_depth": CONFIG.max_depth, "rollout": CONFIG.rollout_length},
         "max_new_tokens": MAX_NEW_TOKENS,
         "store MiB at most": STORE_BYTES / 2**20,
         "machine": rates,
-        "lockstep": [over_rounds([rows[i] for rows in rounds], [rows[0] for rows in rounds]) for i in range(len(rows))],
+        "lockstep": rows,
         "instant": search_instant.measure(),
     }
     path = write_results("search", content, ["transformers"])

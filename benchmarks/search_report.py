@@ -1,6 +1,5 @@
 """The tables and the plot of `benchmarks.search`, from its results."""
 
-from statistics import median
 from typing import Any
 
 from benchmarks.plots import Panel, plot
@@ -34,8 +33,8 @@ def lockstep(results: dict[str, Any]) -> str:
         [
             [
                 name(row),
-                f"{row['trees per minute']:.3g} ({min(row['speeds']):.3g}–{max(row['speeds']):.3g})",
-                ratio(row["times one call at a time"]),
+                f"{row['trees per minute']:.3g}",
+                f"{row['times one call at a time']:.2g}",
                 f"{row['read']['tokens'] / row['trees']:,.0f}",
                 f"{row['share outside of roles']:.2%}",
                 f"{row['store MiB']:,.0f}",
@@ -44,10 +43,6 @@ def lockstep(results: dict[str, Any]) -> str:
             for row in results["lockstep"]
         ],
     )
-
-
-def ratio(found: list[float]) -> str:
-    return f"{median(found):.2g} ({min(found):.2g}–{max(found):.2g})"
 
 
 def seconds(results: dict[str, Any]) -> str:
