@@ -21,6 +21,7 @@ from benchmarks.measure import device, finish, load, peak_extra_mib, side_by_sid
 from benchmarks.provenance import write_results
 from benchmarks.training_schemes import PADDED_TO, OneByOne, Packed, Readings, Tree, gradient, of_shape, smollm2
 from gflowdial.estimators.language_model import LanguageModelPolicy
+from gflowdial.estimators.packing import Attention
 
 NODES = 40
 BAR = 1e-4
@@ -41,8 +42,10 @@ class Scheme(Protocol):
         """Read everything, and leave the gradient in the policy's parameters."""
 
 
-def packed(remembers: bool = False, anew: bool = False, attention: str = "sdpa") -> tuple[LanguageModelPolicy, Scheme]:
-    policy = smollm2("flex" if attention == "flex" else "sdpa")
+def packed(
+    remembers: bool = False, anew: bool = False, attention: Attention = "sdpa"
+) -> tuple[LanguageModelPolicy, Scheme]:
+    policy = smollm2(attention)
     if anew:
         policy.train().activation_checkpointing_enable()
     return policy, Packed(policy, [Tree.random(NODES)], remembers=remembers)
@@ -115,10 +118,11 @@ def growth(shape: str | None, nodes: int, trees: int, threads: int) -> dict[str,
     """A step with the reference remembered: time, memory, and the arithmetic beside what a matrix product reaches."""
     torch.set_num_threads(threads)
     found: dict[str, Any] = {"model": shape or "SmolLM2-135M-Instruct", "nodes": nodes, "trees": trees}
-    attention, dtype = ("flex", torch.bfloat16) if torch.cuda.is_available() and shape else ("sdpa", torch.float32)
+    attention: Attention = "flex" if torch.cuda.is_available() and shape else "sdpa"
+    dtype = torch.bfloat16 if attention == "flex" else torch.float32
 
     def run() -> None:
-        policy = of_shape(shape, attention, dtype) if shape else smollm2()  # type: ignore[arg-type]
+        policy = of_shape(shape, attention, dtype) if shape else smollm2()
         scheme = Packed(policy, [Tree.random(nodes)] * trees, remembers=True)
         with FlopCounterMode(display=False) as counter:
             scheme.step()

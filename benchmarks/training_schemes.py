@@ -4,7 +4,7 @@ A step reads the policy and the reference policy at every node, and takes the gr
 the same in every scheme. Where a scheme reads a node more than once, each reading counts for its share.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, log_softmax
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.measure import device
 from examples.aflow_esc.roles.smollm2 import load_smollm2
@@ -73,39 +73,20 @@ def smollm2(attention: Attention = "sdpa") -> LanguageModelPolicy:
     return _policy(load_smollm2()[0], attention)
 
 
-SHAPES: dict[str, Callable[[], PreTrainedModel]] = {
-    "SmolLM2-135M": lambda: LlamaForCausalLM(_smollm2_shape(576, 1536, 30, 9, 3)),
-    "SmolLM2-360M": lambda: LlamaForCausalLM(_smollm2_shape(960, 2560, 32, 15, 5)),
-    "Qwen2.5-0.5B": lambda: Qwen2ForCausalLM(_qwen_shape(896, 4864, 24, 14, 2, 151_936)),
-    "Qwen2.5-7B": lambda: Qwen2ForCausalLM(_qwen_shape(3584, 18944, 28, 28, 4, 152_064)),
+SHAPES = {
+    "SmolLM2-135M": ("llama", (576, 1536, 30, 9, 3, 49_152)),
+    "SmolLM2-360M": ("llama", (960, 2560, 32, 15, 5, 49_152)),
+    "Qwen2.5-0.5B": ("qwen2", (896, 4864, 24, 14, 2, 151_936)),
+    "Qwen2.5-7B": ("qwen2", (3584, 18944, 28, 28, 4, 152_064)),
 }
-"""Models of known shapes with random weights."""
+"""Family, and hidden and inner width, layers, heads, key/value heads, words of known models."""
 
 
 def of_shape(shape: str, attention: Attention = "sdpa", dtype: torch.dtype = torch.float32) -> LanguageModelPolicy:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device():
-            return _policy(SHAPES[shape](), attention)
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _smollm2_shape(hidden: int, inner: int, layers: int, heads: int, groups: int) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=49_152,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        tie_word_embeddings=True,
-    )
-
-
-def _qwen_shape(hidden: int, inner: int, layers: int, heads: int, groups: int, words: int) -> Qwen2Config:
-    return Qwen2Config(
+    """A policy on a model of that shape with random weights."""
+    family, (hidden, inner, layers, heads, groups, words) = SHAPES[shape]
+    config = AutoConfig.for_model(
+        family,
         vocab_size=words,
         hidden_size=hidden,
         intermediate_size=inner,
@@ -114,6 +95,9 @@ def _qwen_shape(hidden: int, inner: int, layers: int, heads: int, groups: int, w
         num_key_value_heads=groups,
         tie_word_embeddings=hidden < 2048,
     )
+    with device():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        return _policy(model, attention)
 
 
 def _policy(model: PreTrainedModel, attention: Attention) -> LanguageModelPolicy:

@@ -9,7 +9,7 @@ import torch
 
 from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import lift, log_ratio
+from gflowdial.losses.inputs import lift, path_ratio
 from gflowdial.metrics.groups import grouped
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
@@ -36,7 +36,7 @@ def log_weights(
     """
     if forest.num_leaves != forest.num_trees:
         raise ValueError("forest must hold trajectories, one leaf a tree; a search tree is no sample of a policy.")
-    reached = forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
+    reached = path_ratio(log_pf, log_pb, forest)
     along = lift("log_reward", log_reward, forest, "leaf") - reached
     return torch.empty_like(along).index_copy(0, forest.leaf_tree, along)
 
