@@ -1,0 +1,201 @@
+"""A dialogue task: one object that says what a conversation is, what an agent can do in it, and what it is worth."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gflowdial.dialogue.corpus import Corpus
+from gflowdial.dialogue.moves import Inventory
+from gflowdial.dialogue.roles import CONTINUES, Roles
+from gflowdial.dialogue.values import Dialogue, Scene
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One of the judge's scores.
+
+    Attributes:
+        name: how the judge and the results call it.
+        low: the least score.
+        high: the greatest score.
+        question: what it asks, for a language model.
+    """
+
+    name: str
+    low: float = 1.0
+    high: float = 5.0
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a language-model policy reads a dialogue: the opening, the turns, and the words after which it names a move.
+
+    The texts are formatted with ``{scene}``, whose fields are ``{scene.name}``, ``{agent}`` and ``{partner}``, the
+    speakers' names, and in a turn with ``{text}``.
+
+    Attributes:
+        opening: what every prefix of a scene begins with.
+        agent: a turn of the agent.
+        partner: a turn of the partner.
+        move: the words before the name of a move; a turn that names its move has both in front.
+    """
+
+    opening: str = "{agent} and {partner} talk."
+    agent: str = "\n{agent}: {text}"
+    partner: str = "\n{partner}: {text}"
+    move: str = "\nMove:"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """What a language model in a role is told: the system message, the user's message, and how its answer begins.
+
+    See `Prompts` for what the texts are formatted with.
+    """
+
+    system: str
+    user: str
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class StatusQuestion:
+    """How the partner's status is read off the partner's own words.
+
+    The model is asked ``prompt``, formatted with ``{text}``, and the probabilities of ``answers`` are read after
+    ``prompt.answer``. The first status of ``above`` whose answer is more probable than its threshold holds; otherwise
+    the conversation goes on.
+
+    Attributes:
+        prompt: the question.
+        answers: what may be answered, each behind a blank.
+        above: status, then the answer that speaks for it and the threshold.
+    """
+
+    prompt: PromptTemplate
+    answers: tuple[str, ...]
+    above: Mapping[str, tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What language models in the roles are told, as data.
+
+    All texts are formatted with ``{scene}``, ``{agent}``, ``{partner}`` and ``{transcript}``, the dialogue with one
+    line per turn; ``prior`` also with ``{moves}``, the inventory with one line per move; ``agent`` with ``{move}`` and
+    ``{description}``; ``judge`` with ``{criteria}``, one line per criterion.
+
+    Attributes:
+        prior: which move fits; the names of the moves are read after its answer.
+        agent: the agent's next words.
+        partner: the partner's next words.
+        judge: the scores; each criterion's name is put behind its answer, and the digits are read after it.
+        status: whether the partner goes on; None: always.
+    """
+
+    prior: PromptTemplate = PromptTemplate(
+        "You judge conversations between {agent} and {partner}. These are the moves of {agent}:\n{moves}",
+        "{transcript}\n\nWhich move fits best now?",
+        "Move:",
+    )
+    agent: PromptTemplate = PromptTemplate(
+        "You are {agent} and talk with {partner}. Answer in one or two short sentences.",
+        "{transcript}\n\nWrite what {agent} says next. {description}",
+        "{agent}:",
+    )
+    partner: PromptTemplate = PromptTemplate(
+        "You complete the script of a play.", "A talk of {agent} and {partner}.", "{transcript}\n{partner}:"
+    )
+    judge: PromptTemplate = PromptTemplate(
+        "You judge conversations between {agent} and {partner}. These are the criteria:\n{criteria}",
+        "{transcript}\n\nRate the last turn of {agent}, with the answer to it, from 1 (very poor) to 5 (very good).",
+    )
+    status: StatusQuestion | None = None
+
+
+RoleMaker = Callable[..., Roles]
+"""Roles of one kind, ``make(inventory, **options)``. The options are keyword arguments with a type and a default, which
+a configuration may set by name."""
+
+
+def mean_score(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of the criteria, ``[B, C] -> [B]``."""
+    return np.asarray(scores.mean(axis=1))
+
+
+def mean_reward(rewards: Sequence[float], status: str) -> float:  # noqa: ARG001 (a task may look at it)
+    """The mean reward of the turns."""
+    return float(np.mean(rewards))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a conversation is.
+
+    Attributes:
+        name: of the task.
+        inventories: the moves; a run chooses one by its name, by default the first.
+        scenes: the scenes that come with the task.
+        roles: kinds of roles by name; ``"local"``, a local language model in all roles, is always there.
+        criteria: what the judge scores.
+        agent: the agent's name, as prompts and tables call it.
+        partner: the partner's name.
+        ends: the statuses that end a conversation, each with what the results call its probability.
+        turn_reward: the reward of turns from their scores, ``[B, C] -> [B]``.
+        trajectory_return: the return G of a conversation from its turn rewards and its last status.
+        max_turns: how many turns the agent may take.
+        allowed: which moves may be taken after a dialogue, one truth value per move; None: all.
+        template: how a policy reads a dialogue.
+        prompts: what language models in the roles are told.
+        load: recorded dialogues of a file, ``load(path, inventory name, strict)``; None: the task knows none.
+        guard: what stands before the policy in a chat; see `gflowdial.dialogue.chat.Guard`. None: nothing does.
+        notice: what a chat tells first.
+        tokenizer: the folder of the tokenizer for models that are trained from scratch; None: one is trained on the
+            task's own words.
+        safety: what a policy's model card says about its use.
+    """
+
+    name: str
+    inventories: tuple[Inventory, ...]
+    scenes: Callable[[], Sequence[Scene]]
+    roles: Mapping[str, RoleMaker]
+    criteria: tuple[Criterion, ...] = (Criterion("score"),)
+    agent: str = "Agent"
+    partner: str = "Partner"
+    ends: Mapping[str, str] = field(default_factory=dict)
+    turn_reward: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_score
+    trajectory_return: Callable[[Sequence[float], str], float] = mean_reward
+    max_turns: int = 4
+    allowed: Callable[[Dialogue, Inventory], Sequence[bool]] | None = None
+    template: Template = Template()
+    prompts: Prompts = Prompts()
+    load: Callable[[Path, str, bool], Corpus] | None = None
+    guard: Callable[[str], Any] | None = None
+    notice: str = "This is research software."
+    tokenizer: Path | None = None
+    safety: str = "Research software; not for decisions about people."
+
+    def __post_init__(self) -> None:
+        if CONTINUES in self.ends:
+            raise ValueError(f"task {self.name!r}: {CONTINUES!r} ends no conversation; leave it out of `ends`")
+        if not self.inventories:
+            raise ValueError(f"task {self.name!r} has no inventory: give at least one")
+
+    def inventory(self, name: str | None = None) -> Inventory:
+        """The inventory of this name; without one the first.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        if name is None:
+            return self.inventories[0]
+        for inventory in self.inventories:
+            if inventory.name == name.casefold():
+                return inventory
+        known = ", ".join(inventory.name for inventory in self.inventories)
+        raise ValueError(f"no inventory {name!r} in task {self.name!r}; choose one of {known}")
