@@ -78,6 +78,7 @@ class Roles:
 
     Attributes:
         enumerable: whether a scene's conversations can all be played through, so that the exact flow can be known.
+        canned: whether the agent chooses its words from a fixed list, which a chat says.
     """
 
     prior: Prior
@@ -85,3 +86,4 @@ class Roles:
     partner: Partner | StochasticPartner
     judge: Judge
     enumerable: bool = False
+    canned: bool = False
