@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from examples.aflow_esc.dialogues import Scene
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
 from examples.aflow_esc.tree_record import NodeRecord, SearchSettings, TreeRecord
-from gflowdial.search import SearchConfig, SearchForest, search
+from gflowdial.search import SearchConfig, SearchTree, search
 
 __all__ = ["NodeRecord", "TreeFileError", "TreeRecord", "read", "search_scenes", "tree_seed", "write"]
 
@@ -114,7 +114,7 @@ def search_scenes(
         )
 
 
-def _nodes(found: SearchForest[SupportState], names: Sequence[str]) -> list[list[NodeRecord]]:
+def _nodes(found: SearchTree[SupportState], names: Sequence[str]) -> list[list[NodeRecord]]:
     """The nodes of every tree of a search."""
     forest = found.forest
     tree, start = forest.tree.tolist(), forest.roots.tolist()
