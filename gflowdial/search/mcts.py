@@ -95,6 +95,7 @@ class _Trees(Generic[State]):
         slots = 2 + config.simulations * (1 + self.kept_steps) * (1 + self.stochastic)
         trees, actions = len(roots), environment.num_actions
         self.rows = np.arange(trees)
+        self.start = self.rows[:, None] * slots
         self.states = [[root] for root in roots]
         self.size = np.ones(trees, np.int64)
         self.parent = np.full((trees, slots), -1)
@@ -143,8 +144,10 @@ class _Trees(Generic[State]):
         for depth in range(self.config.max_depth):
             node = path[walking, depth]
             children = self.child[walking, node]
-            visits = self.visits[walking[:, None], children]
-            value = self.total_return[walking[:, None], children] / np.maximum(visits, 1)
+            # `take` reads the flattened arrays: a missing child, −1, falls on the empty last slot of the row before.
+            place = children + self.start[walking]
+            visits = self.visits.take(place)
+            value = self.total_return.take(place) / np.maximum(visits, 1)
             policy = selection_policy(
                 value,
                 visits,
@@ -294,7 +297,7 @@ class _Trees(Generic[State]):
             if step:
                 log_prior = ask_prior(self.environment, before)
             action = sample(np.exp(log_prior), actions[running, step])
-            transitions = take_step(self.environment, before, action, chance[running, step])
+            transitions = take_step(self.environment, before, action, chance[running, step] if self.stochastic else None)
             for row, transition in zip(running, transitions, strict=True):
                 states[row] = transition.state
                 rewards[row].append(transition.reward)

@@ -58,11 +58,11 @@ def selection_policy(
     total = 1 + visits.sum(axis=-1, keepdims=True)
     score = value + prior_weight * np.exp(log_prior) * np.sqrt(total / (1 + visits))
     explore = kappa / (kappa + np.log(total + 1))
-    forbidden = log_prior == -np.inf
-    if not forbidden.any():
-        weight = np.exp(score - score.max(axis=-1, keepdims=True))
-        return np.asarray((1 - explore) * weight / weight.sum(axis=-1, keepdims=True) + explore / value.shape[-1])
-    score = np.where(forbidden, -np.inf, score)
+    uniform: Floats | float = explore / value.shape[-1]
+    if log_prior.min() == -np.inf:
+        allowed = log_prior > -np.inf
+        score = np.where(allowed, score, -np.inf)
+        uniform = explore * allowed / allowed.sum(axis=-1, keepdims=True)
     weight = np.exp(score - score.max(axis=-1, keepdims=True))
-    uniform = ~forbidden / (~forbidden).sum(axis=-1, keepdims=True)
-    return np.asarray((1 - explore) * weight / weight.sum(axis=-1, keepdims=True) + explore * uniform)
+    policy: Floats = (1 - explore) * weight / weight.sum(axis=-1, keepdims=True) + uniform
+    return policy
