@@ -1,7 +1,16 @@
 """Lockstep Monte-Carlo tree search over any batched environment; its trees are training data as they are."""
 
-from gflowdial.search.environment import SearchEnvironment, Transition
-from gflowdial.search.mcts import SearchConfig, search, selection_policy
-from gflowdial.search.search_forest import SearchForest
+from gflowdial.search.environment import ChanceEnvironment, SearchEnvironment, Transition
+from gflowdial.search.mcts import search
+from gflowdial.search.selection import SearchConfig, selection_policy
+from gflowdial.search.tree import SearchTree
 
-__all__ = ["SearchConfig", "SearchEnvironment", "SearchForest", "Transition", "search", "selection_policy"]
+__all__ = [
+    "ChanceEnvironment",
+    "SearchConfig",
+    "SearchEnvironment",
+    "SearchTree",
+    "Transition",
+    "search",
+    "selection_policy",
+]
