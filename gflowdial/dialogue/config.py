@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gflowdial.dialogue.task import RoleMaker
 from gflowdial.estimators.packing import Attention
 from gflowdial.search import SearchConfig
-from gflowdial.training.methods import check_method
+from gflowdial.training.methods import method
 from gflowdial.training.trees import Untried
 
 
@@ -32,7 +32,7 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 
 def _known_method(name: str) -> str:
-    check_method(name)
+    method(name)
     return name
 
 
