@@ -81,7 +81,10 @@ def answer(talk: Talk, before: Talk) -> str:
 
 
 def profit(sale: Sale, talk: Talk, moves: Sequence[str]) -> float:
-    """The share of the greatest profit: the price less cost and extras over the reserve price less cost."""
+    """The share of the greatest profit: the price less cost and extras over the reserve price less cost; 0 without a
+    deal."""
+    if talk.status != "deal":
+        return 0.0
     extras = moves.count("Add an extra") * (sale.price // 20)
     return float(np.clip((talk.price - sale.cost - extras) / (sale.reserve - sale.cost), 0, 1))
 
@@ -121,8 +124,7 @@ class World(CannedAgent):
 
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """The profit of each deal, 0 where there is none yet, ``[B, 1]``."""
-        rows = [(dialogue.scene, self.talks(dialogue)[-1], self.moves_of(dialogue)) for dialogue in dialogues]
-        return np.array([[profit(sale, talk, moves) if talk.status == "deal" else 0.0] for sale, talk, moves in rows])
+        return np.array([[profit(dialogue.scene, self.talks(dialogue)[-1], self.moves_of(dialogue))] for dialogue in dialogues])
 
 
 def simulated(inventory: Inventory) -> Roles:

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from gflowdial.dialogue.scenes import load_scenes
-from gflowdial.dialogue.values import Scene
+from gflowdial.dialogue.values import Dialogue, Scene
 
 BUNDLED = Path(__file__).with_name("scenes.json")
 
@@ -29,6 +29,12 @@ class SupportScene(Scene):
 def bundled_scenes() -> tuple[SupportScene, ...]:
     """The scenes that come with the example."""
     return tuple(load_scenes(BUNDLED, SupportScene))
+
+
+def scene_of(dialogue: Dialogue) -> SupportScene:
+    """The scene of a dialogue of emotional support."""
+    assert isinstance(dialogue.scene, SupportScene)
+    return dialogue.scene
 
 
 def chat_scene(text: str) -> SupportScene:

@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 
 from examples.aflow_esc.corpora import load_for
 from examples.aflow_esc.crisis import CrisisCheck, research_notice
-from examples.aflow_esc.prompts import CRITERIA, PROMPTS
+from examples.aflow_esc.prompts import PROMPTS
 from examples.aflow_esc.scenes import SupportScene, bundled_scenes, chat_scene
 from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.strategies import INVENTORIES
-from gflowdial.dialogue.task import Task, Template
+from gflowdial.dialogue.task import Criterion, Task, Template
 
+CRITERIA = (
+    Criterion("Empathy", question="does the supporter understand and share the seeker's feelings?"),
+    Criterion("Information", question="does the supporter say something useful and specific?"),
+    Criterion("Naturalness", question="is the reply fluent, and does it fit what the seeker said?"),
+    Criterion("Strategic efficacy", question="does the reply help the seeker to move forward?"),
+)
 PAPER_WEIGHTS = (0.1, 0.1, 0.1, 0.2)
 """How much each criterion weighs, in `CRITERIA` order."""
 

@@ -10,7 +10,7 @@ from gflowdial.dialogue.chat import chat
 from gflowdial.dialogue.config import ConfigError, load_config
 from gflowdial.dialogue.corpus import CorpusError
 from gflowdial.dialogue.evaluation import evaluate_all
-from gflowdial.dialogue.local import MissingModelError
+from gflowdial.dialogue.local.smollm2 import MissingModelError
 from gflowdial.dialogue.progress import stage
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.scenes import SceneError

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -70,22 +70,25 @@ class RolesConfig(_Section):
     max_turns: Annotated[int, Field(ge=1)] | None = None
 
 
-class _SearchSection(_Section):
+class _SearchBase(_Section):
     batch_size: Annotated[int, Field(ge=1)] = 32
 
     @model_validator(mode="after")
-    def _check(self) -> "_SearchSection":
+    def _check(self) -> "_SearchBase":
         SearchConfig(**self.model_dump(exclude={"batch_size"}))
         return self
 
 
-# The keys are the fields of `SearchConfig`, whatever they are.
-SearchSection = create_model(
-    "SearchSection",
-    __base__=_SearchSection,
-    __doc__="The fields of `gflowdial.search.SearchConfig`; ``batch_size`` scenes are searched in lockstep.",
-    **{field.name: (field.type, field.default) for field in fields(SearchConfig)},  # type: ignore[call-overload]
-)
+if TYPE_CHECKING:
+    SearchSection: TypeAlias = _SearchBase
+else:
+    # The keys are the fields of `SearchConfig`, whatever they are.
+    SearchSection = create_model(
+        "SearchSection",
+        __base__=_SearchBase,
+        __doc__="The fields of `gflowdial.search.SearchConfig`; ``batch_size`` scenes are searched in lockstep.",
+        **{field.name: (field.type, field.default) for field in fields(SearchConfig)},
+    )
 
 
 class TinyModelConfig(_Section):
@@ -203,7 +206,7 @@ class RunConfig(_Section):
     inventory: str | None = None
     data: DataConfig = DataConfig()
     roles: RolesConfig | None = None
-    search: SearchSection = SearchSection()  # type: ignore[valid-type]
+    search: SearchSection = SearchSection()
     model: Annotated[TinyModelConfig | PretrainedModelConfig, Field(discriminator="kind")]
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig

@@ -91,7 +91,7 @@ class DialogueEnvironment:
 
     def _exchange(
         self, states: Sequence[DialogueState], actions: NDArray[np.int64]
-    ) -> list[list[Transition[DialogueState]]]:
+    ) -> list[Sequence[Transition[DialogueState]]]:
         """All answers of the partner in every state."""
         if any(map(self.ended, states)):
             raise ValueError("a dialogue has ended: take steps only where `ended` is false")
@@ -116,7 +116,7 @@ class DialogueEnvironment:
         bounds = [0, *accumulate(map(len, replies))]
         return [made[start:stop] for start, stop in pairwise(bounds)]
 
-    def _replies(self, dialogues: list[Dialogue]) -> list[Sequence[Reply]]:
+    def _replies(self, dialogues: list[Dialogue]) -> Sequence[Sequence[Reply]]:
         partner = self.roles.partner
         if isinstance(partner, StochasticPartner):
             return partner.replies(dialogues)
@@ -153,6 +153,6 @@ class StochasticDialogueEnvironment(DialogueEnvironment):
 
     def outcomes(
         self, states: Sequence[DialogueState], actions: NDArray[np.int64]
-    ) -> list[list[Transition[DialogueState]]]:
+    ) -> list[Sequence[Transition[DialogueState]]]:
         """All answers of the partner to each move, with their probabilities; errors as in `step`."""
         return self._exchange(states, actions)

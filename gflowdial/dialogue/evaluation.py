@@ -106,7 +106,7 @@ def _conversations(
         over = f"± is Student's 95% interval over {seeds} seeds; rows without it do not depend on the seed."
     else:
         interval = "95% over scenes: Wilson's for shares, else Student's t"
-        over = "± is Student's 95% interval over scenes, of one seed; [low, high] is Wilson's, for shares."
+        over = "± is Student's 95% interval over scenes, of one seed; low–high is Wilson's, for shares."
     title = f"{len(held_out)} held-out scenes ({len(train)} for training), target R = exp(G/{temperature:g})"
     facts = {
         "experiment": "conversation",

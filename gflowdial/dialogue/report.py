@@ -50,7 +50,7 @@ class Estimate:
         if self.low is None or self.high is None:
             return f"{self.mean:.3f}"
         if not np.isclose(self.mean - self.low, self.high - self.mean, atol=5e-4):
-            return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+            return f"{self.mean:.3f} ({self.low:.3f}–{self.high:.3f})"
         return f"{self.mean:.3f} ±{(self.high - self.low) / 2:.3f}"
 
 

@@ -58,7 +58,7 @@ class Partner(Protocol):
 class StochasticPartner(Protocol):
     """Who answers in one of several ways."""
 
-    def replies(self, dialogues: Sequence[Dialogue]) -> list[Sequence[Reply]]:
+    def replies(self, dialogues: Sequence[Dialogue]) -> Sequence[Sequence[Reply]]:
         """All answers to each dialogue, as in `Partner.respond`; their probabilities sum to 1.
 
         A partner that can say anything gives n samples of probability 1/n each.

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gflowdial.dialogue.language_models import language_model
-from gflowdial.dialogue.local import LocalAgent, LocalModel
+from gflowdial.dialogue.local import LocalModel
+from gflowdial.dialogue.local.roles import LocalAgent
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.roles import Agent
 from gflowdial.dialogue.setting import Setting

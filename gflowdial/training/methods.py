@@ -31,11 +31,13 @@ class Method:
         loss: what it minimises.
         untried: what becomes of untried actions.
         read_leaves: whether the loss has a free flow at leaves.
+        ranks_by_value: whether log V(s, a) is trained to rank actions, so that it counts when one acts without search.
     """
 
     loss: Loss
     untried: Untried
     read_leaves: bool = False
+    ranks_by_value: bool = False
 
 
 def afpo(
@@ -64,7 +66,7 @@ def _published(read_leaves: bool = False, **options: Any) -> "_Builder":
             terms["kl"] = partial(losses.reference_kl, weight=kl_weight)
         if ranking_weight > 0:
             terms["ranking"] = partial(losses.ranking_hinge, weight=ranking_weight)
-        return Method(losses.Sum(**terms), "zero", read_leaves)
+        return Method(losses.Sum(**terms), "zero", read_leaves, ranks_by_value=True)
 
     return build
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.aflow_esc.scenes import SupportScene
+from examples.aflow_esc.scenes import SupportScene, scene_of
 from examples.aflow_esc.simulated import world
 from examples.aflow_esc.simulated.players import path_of, prior_log_probs
 from examples.aflow_esc.simulated.world import Hidden, Temper
@@ -112,7 +112,7 @@ class ExactFlow:
 
 def node_of(dialogue: Dialogue) -> Node:
     """The node of a prefix of simulated turns."""
-    temper, node = world.temper(dialogue.scene), root(dialogue.scene)
+    temper, node = world.temper(scene_of(dialogue)), root(scene_of(dialogue))
     for action in path_of(dialogue):
         node = _children(temper, node)[action]
     return node

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from examples.aflow_esc.simulated import tables, wording, world
 from examples.aflow_esc.simulated.world import Hidden, Mode, Path, World
+from examples.aflow_esc.scenes import scene_of
 from examples.aflow_esc.strategies import AFLOW
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.roles import Reply, Roles
@@ -69,7 +70,7 @@ class SimulatedPrior:
 
     def log_prior(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
         """Normalised log-probabilities ``[B, A]``; each dialogue ends with the seeker."""
-        rows = [prior_log_probs(self._world.hidden(d.scene, path_of(d))) for d in dialogues]
+        rows = [prior_log_probs(self._world.hidden(scene_of(d), path_of(d))) for d in dialogues]
         return np.stack(rows) if rows else np.empty((0, len(AFLOW)))
 
 
@@ -89,7 +90,7 @@ class SimulatedSupporter:
 
     def _reply(self, dialogue: Dialogue, action: int) -> str:
         path = (*path_of(dialogue), action)
-        return self._world.choose(wording.SUPPORTER[AFLOW.names[action]], "supporter", dialogue.scene, path)
+        return self._world.choose(wording.SUPPORTER[AFLOW.names[action]], "supporter", scene_of(dialogue), path)
 
 
 class SimulatedSeeker:
@@ -103,7 +104,7 @@ class SimulatedSeeker:
         return [self._respond(dialogue) for dialogue in dialogues]
 
     def _respond(self, dialogue: Dialogue) -> Reply:
-        scene, path = dialogue.scene, path_of(dialogue)
+        scene, path = scene_of(dialogue), path_of(dialogue)
         hidden = self._world.hidden(scene, path)
         status = world.status(hidden)
         feeling = self._world.choose(wording.feelings(hidden), "feeling", scene, path)
@@ -127,10 +128,10 @@ class SimulatedRewarder:
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(world.Scores._fields))
 
     def _score(self, dialogue: Dialogue) -> world.Scores:
-        path = path_of(dialogue)
+        scene, path = scene_of(dialogue), path_of(dialogue)
         if not path:
-            raise ValueError(f"scene {dialogue.scene.id!r}: nothing to score before the supporter has spoken")
-        return world.scores(self._world.hidden(dialogue.scene, path[:-1]), self._world.hidden(dialogue.scene, path))
+            raise ValueError(f"scene {scene.id!r}: nothing to score before the supporter has spoken")
+        return world.scores(self._world.hidden(scene, path[:-1]), self._world.hidden(scene, path))
 
 
 _ACTION_OF = {phrase: AFLOW.names.index(name) for phrase, name in wording.STRATEGY_OF.items()}
