@@ -1,6 +1,6 @@
 """The language-model policy: where it starts, what its reference is, and that a saved one is the same one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -72,7 +72,7 @@ def test_a_saved_policy_is_the_same_policy(
     policy.save_pretrained(tmp_path / "policy")
     base = None if name_the_base else tiny_llama(0)
     loaded = LanguageModelPolicy.from_pretrained(tmp_path / "policy", base).eval()
-    assert loaded.action_tokens == policy.action_tokens
+    assert loaded.names == policy.names
     for name, tensor in vars(policy(packed)).items():
         assert torch.equal(tensor, getattr(loaded(packed), name)), name
     assert torch.equal(policy.log_reference(packed), loaded.log_reference(packed))
@@ -81,9 +81,14 @@ def test_a_saved_policy_is_the_same_policy(
     assert not any("embed" in key for key in load_file(tmp_path / "policy" / "adapter_model.safetensors"))
 
 
-def test_actions_that_share_a_token_are_refused(tiny_llama: Build) -> None:
-    with pytest.raises(ValueError, match=r"action_tokens must be distinct.*first tokens differ"):
-        LanguageModelPolicy.with_lora(tiny_llama(0), [7, 3, 7])
+@pytest.mark.parametrize(
+    ("names", "action"), [([7, 3, 7], 2), ([[7], [3], [7, 5]], 0), ([[7, 5], [7]], 1), ([[7], []], 1)]
+)
+def test_names_that_cannot_be_told_apart_are_refused(
+    tiny_llama: Build, names: Sequence[int] | Sequence[Sequence[int]], action: int
+) -> None:
+    with pytest.raises(ValueError, match=rf"name of action {action}.* begins another name: end every name with a mark"):
+        LanguageModelPolicy.with_lora(tiny_llama(0), names)
 
 
 def test_a_folder_without_a_policy_is_named(tmp_path: Path) -> None:
