@@ -17,13 +17,13 @@ from benchmarks import search_instant, search_report
 from benchmarks.measure import device, finish, load, side_by_side
 from benchmarks.provenance import write_results
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
-from examples.aflow_esc.roles.local import local_roles
-from examples.aflow_esc.roles.local_model import LocalModel
 from examples.aflow_esc.roles.protocols import Roles
-from examples.aflow_esc.roles.smollm2 import load_smollm2
 from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.strategies import AFLOW
 from examples.aflow_esc.trees import tree_seed
+from gflowdial.dialogue.local.model import LocalModel
+from gflowdial.dialogue.local.roles import local_roles
+from gflowdial.dialogue.local.smollm2 import load_smollm2
 from gflowdial.search import SearchConfig, search
 
 CONFIG = SearchConfig(simulations=2, max_depth=3, rollout_length=1)

@@ -93,7 +93,7 @@ class LanguageModelPolicy(nn.Module):
         reference: bool = False,
     ) -> None:
         super().__init__()
-        self.names = tuple((name,) if isinstance(name, int) else tuple(name) for name in names)
+        self.names = tuple(tuple(name) if isinstance(name, Sequence) else (int(name),) for name in names)
         self._trie = NameTrie.of(self.names)
         self.continuations = self._trie.shared[1:]
         self.language_model: Any = language_model

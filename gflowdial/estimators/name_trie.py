@@ -36,12 +36,10 @@ class NameTrie:
             ValueError: a name has no tokens, or it is the beginning of another or equal to it.
         """
         paths = [tuple(name) for name in names]
-        following: dict[tuple[int, ...], list[int]] = {(): []}
-        for path in paths:
-            for at, token in enumerate(path):
-                found = following.setdefault(path[:at], [])
-                if token not in found:
-                    found.append(token)
+        following = {
+            prefix: tuple(dict.fromkeys(path[len(prefix)] for path in paths if path[: len(prefix)] == prefix != path))
+            for prefix in dict.fromkeys(path[:end] for path in paths for end in range(len(path) or 1))
+        }
         for action, path in enumerate(paths):
             if path in following or path in paths[:action]:
                 raise ValueError(
@@ -51,12 +49,9 @@ class NameTrie:
         options = {prefix: tokens for prefix, tokens in following.items() if len(tokens) > 1 or not prefix}
         steps = [(*prefix, token) for prefix, tokens in options.items() for token in tokens]
         number = {step: index for index, step in enumerate(steps)}
+        ways = [[path[:end] for end in range(1, len(path) + 1) if path[:end] in number] for path in paths]
         return NameTrie(
-            shared=tuple(options),
-            options=tuple(map(tuple, options.values())),
-            ways=tuple(
-                tuple(number[path[:end]] for end in range(1, len(path) + 1) if path[:end] in number) for path in paths
-            ),
+            tuple(options), tuple(options.values()), tuple(tuple(number[step] for step in way) for way in ways)
         )
 
     def log_probs(self, logits: Sequence[Float[Tensor, "*rows _"]]) -> Float[Tensor, "*rows names"]:
@@ -65,11 +60,7 @@ class NameTrie:
         Args:
             logits: at each branching, those of its options.
         """
-        log_options = [log_softmax(each, dim=-1) for each in logits]
-        if len(log_options) == 1:
-            return log_options[0]
-        # A name with fewer branchings than others takes a last option of log-probability 0 instead.
-        log_options.append(torch.zeros_like(log_options[0][..., :1]))
-        longest, none = max(map(len, self.ways)), sum(map(len, self.options))
-        ways = [[*way, *[none] * (longest - len(way))] for way in self.ways]
-        return torch.cat(log_options, dim=-1)[..., torch.tensor(ways, device=logits[0].device)].sum(dim=-1)
+        log_options = torch.cat([log_softmax(each, dim=-1) for each in logits], dim=-1)
+        if len(logits) == 1:
+            return log_options
+        return torch.stack([log_options[..., list(way)].sum(dim=-1) for way in self.ways], dim=-1)

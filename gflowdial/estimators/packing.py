@@ -7,7 +7,6 @@ computes for every node what it would compute for that node's prefix alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -95,14 +94,14 @@ def pack_prefixes(
     Raises:
         ValueError: if the lengths disagree, ``branch`` or a continuation is empty, or nothing is read.
     """
-    own, below = _sizes(parent, tokens, read, branch, continuations)
-    tail = np.array([*branch, *chain.from_iterable(continuations)])
-    # Where each continuation ends, counted from the end of its node's own tokens.
-    lengths = np.array([len(each) for each in continuations], dtype=np.int64)
-    ends = len(branch) + np.cumsum(lengths)
-    seen_in_tail = np.concatenate([np.full(len(branch), len(tail)), np.repeat(ends, lengths)])
-    # A continuation's positions go on from the branch.
-    depth_in_tail = np.concatenate([np.arange(len(branch)), *(len(branch) + np.arange(size) for size in lengths)])
+    segments = [branch, *continuations]
+    own, below = _sizes(parent, tokens, read, segments)
+    tail, lengths = np.concatenate(segments), [len(segment) for segment in segments]
+    ends = np.cumsum(lengths)
+    # Counted from the end of the node's own tokens: all of the tail sees the branch, a continuation is seen by itself
+    # alone, and its positions go on from the branch's.
+    seen_in_tail = np.repeat([len(tail), *ends[1:]], lengths)
+    depth_in_tail = np.arange(len(tail)) - np.repeat([0, *(ends[:-1] - len(branch))], lengths)
     input_ids = np.empty(sum(below[node] for node, above in enumerate(parent) if above < 0), dtype=np.int64)
     position_ids, seen_until = np.empty_like(input_ids), np.empty_like(input_ids)
     start = np.zeros(len(parent), dtype=np.int64)
@@ -125,14 +124,14 @@ def pack_prefixes(
                 seen_until[behind : following[node]] = behind + seen_in_tail
                 position_ids[behind : following[node]] = depth[node] + len(tokens[node]) + depth_in_tail
     reads = np.flatnonzero(read)
-    behind_own = (start + own - len(tail))[reads]
+    read_at = (start + own - len(tail))[reads, None] + ends - 1
     return PackedPrefixes(
         input_ids=torch.from_numpy(input_ids),
         position_ids=torch.from_numpy(position_ids),
         seen_until=torch.from_numpy(seen_until),
-        read_at=torch.from_numpy(behind_own + len(branch) - 1),
+        read_at=torch.from_numpy(read_at[:, 0]),
         node=torch.from_numpy(reads),
-        continued_at=torch.from_numpy(behind_own[:, None] + ends - 1),
+        continued_at=torch.from_numpy(read_at[:, 1:]),
     )
 
 
@@ -144,27 +143,23 @@ def packed_tokens(
     continuations: Sequence[Sequence[int]] = (),
 ) -> int:
     """How many tokens `pack_prefixes` makes of the same arguments."""
-    _, below = _sizes(parent, tokens, read, branch, continuations)
+    _, below = _sizes(parent, tokens, read, [branch, *continuations])
     return int(sum(below[node] for node, above in enumerate(parent) if above < 0))
 
 
 def _sizes(
-    parent: Sequence[int],
-    tokens: Sequence[Sequence[int]],
-    read: Sequence[bool],
-    branch: Sequence[int],
-    continuations: Sequence[Sequence[int]],
+    parent: Sequence[int], tokens: Sequence[Sequence[int]], read: Sequence[bool], segments: Sequence[Sequence[int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tokens of each node with its branch, and of all that is kept below it, itself included; 0 where nothing is."""
     if not len(parent) == len(tokens) == len(read):
         raise ValueError(
             f"parent, tokens and read must be equally long, got {len(parent)}, {len(tokens)} and {len(read)}"
         )
-    if not branch or not all(continuations):
+    if not all(segments):
         raise ValueError("branch is empty, or a continuation: a state needs at least one token to be read at")
     if not any(read):
         raise ValueError("no node is to be read: mark at least one in `read`")
-    tail = len(branch) + sum(map(len, continuations))
+    tail = sum(map(len, segments))
     own = np.array([len(segment) for segment in tokens]) + tail * np.array(read, dtype=np.int64)
     kept = np.array(read, dtype=np.bool_)
     below = np.zeros(len(parent), dtype=np.int64)

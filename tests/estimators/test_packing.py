@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from examples.aflow_esc.roles import smollm2
+from gflowdial.dialogue.local import smollm2
 from gflowdial.estimators import tree_attention
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.estimators.packing import Attention, PackedPrefixes, pack_prefixes, packed_tokens
