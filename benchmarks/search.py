@@ -8,6 +8,7 @@ Run: python -m benchmarks search
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -16,15 +17,14 @@ import torch
 from benchmarks import search_instant, search_report
 from benchmarks.measure import device, finish, load, side_by_side
 from benchmarks.provenance import write_results
-from examples.aflow_esc.environment import SupportEnvironment, SupportState
-from examples.aflow_esc.roles.local import local_roles
-from examples.aflow_esc.roles.local_model import LocalModel
-from examples.aflow_esc.roles.protocols import Roles
-from examples.aflow_esc.roles.smollm2 import load_smollm2
 from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.strategies import AFLOW
-from examples.aflow_esc.trees import tree_seed
-from gflowdial.search import SearchConfig, search
+from examples.aflow_esc.task import TASK
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
+from gflowdial.dialogue.local import LocalModel, local_roles
+from gflowdial.dialogue.local.smollm2 import load_smollm2
+from gflowdial.dialogue.roles import Roles
+from gflowdial.search import SearchConfig, search, tree_seed
 
 CONFIG = SearchConfig(simulations=2, max_depth=3, rollout_length=1)
 MAX_TURNS = 3
@@ -34,6 +34,8 @@ WITHOUT_REUSE = (1, 8, 32)
 LEAST_TREES = 4
 """A contestant with fewer scenes at a time searches as many trees, one batch after the other."""
 STORE_BYTES = 2**30
+ROLES = {"prior": "prior", "supporter": "agent", "seeker": "partner", "rewarder": "judge"}
+"""What the tables call the roles."""
 
 
 class Meter:
@@ -68,8 +70,7 @@ class Meter:
 
     def timed(self, roles: Roles) -> Roles:
         """The roles, with their seconds counted."""
-        names = ("prior", "supporter", "seeker", "rewarder")
-        found: list[Any] = [_TimedRole(name, getattr(roles, name), self) for name in names]
+        found: list[Any] = [_TimedRole(name, getattr(roles, role), self) for name, role in ROLES.items()]
         return Roles(*found)
 
     def close(self) -> None:
@@ -79,12 +80,14 @@ class Meter:
 
 class _TimedRole:
     def __init__(self, name: str, role: Any, meter: Meter) -> None:
-        self.name, self.role, self.meter = name, role, meter
+        self.name, self.meter = name, meter
+        for method in {"log_prior", "reply", "respond", "score"} & {*dir(role)}:
+            setattr(self, method, self._timed(getattr(role, method)))
 
-    def __getattr__(self, method: str) -> Any:
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
             start = time.perf_counter()
-            answer = getattr(self.role, method)(*arguments)
+            answer = method(*arguments)
             self.meter.roles[self.name] += time.perf_counter() - start
             return answer
 
@@ -97,7 +100,8 @@ def contestant(
     """What a search with ``at_once`` scenes in lockstep takes, and its trees."""
     local = LocalModel(model, tokenizer, batch_size=min(at_once, 32), store_bytes=STORE_BYTES if reuse else 0)
     meter = Meter(model, rates)
-    environment = SupportEnvironment(meter.timed(local_roles(local, AFLOW, MAX_NEW_TOKENS)), AFLOW, MAX_TURNS)
+    roles = meter.timed(local_roles(TASK, AFLOW, local, MAX_NEW_TOKENS))
+    environment = DialogueEnvironment.of(TASK, roles, AFLOW, MAX_TURNS)
     scenes = bundled_scenes()[: max(at_once, LEAST_TREES)]
     trees = []
     finish()
@@ -105,7 +109,7 @@ def contestant(
     for first in range(0, len(scenes), at_once):
         batch = scenes[first : first + at_once]
         seeds = [tree_seed(0, scene.id) for scene in batch]
-        found = search(environment, [SupportState.begin(scene) for scene in batch], seeds, CONFIG)
+        found = search(environment, [DialogueState.begin(scene) for scene in batch], seeds, CONFIG)
         bounds = [*found.forest.roots.tolist(), found.forest.num_nodes]
         dialogues = [state.dialogue for state in found.states]
         trees += [dialogues[begin:end] for begin, end in pairwise(bounds)]

@@ -16,7 +16,7 @@ from torch.nn.functional import linear, log_softmax
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.measure import device
-from examples.aflow_esc.roles.smollm2 import load_smollm2
+from gflowdial.dialogue.local.smollm2 import load_smollm2
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.estimators.packing import Attention, pack_prefixes
 

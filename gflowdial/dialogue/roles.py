@@ -32,6 +32,7 @@ class Reply:
     probability: float = 1.0
 
 
+@runtime_checkable
 class Prior(Protocol):
     """Which move an untrained agent would choose."""
 
@@ -39,6 +40,7 @@ class Prior(Protocol):
         """Normalised log-probabilities of the moves, ``[B, A]``; each dialogue ends with the partner."""
 
 
+@runtime_checkable
 class Agent(Protocol):
     """Who puts a move into words."""
 
@@ -65,6 +67,7 @@ class StochasticPartner(Protocol):
         """
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Who scores an exchange."""
 

@@ -69,19 +69,26 @@ class PromptTemplate:
 class StatusQuestion:
     """How the partner's status is read off the partner's own words.
 
-    The model is asked ``prompt``, formatted with ``{text}``, and the probabilities of ``answers`` are read after
-    ``prompt.answer``. The first status of ``above`` whose answer is more probable than its threshold holds; otherwise
-    the conversation goes on.
+    The model is asked ``prompt``, formatted with ``{text}``, ``{agent}`` and ``{partner}``, and the probabilities of
+    ``answers`` are read after ``prompt.answer``. The first status of ``above`` whose answer is more probable than its
+    threshold holds; otherwise the conversation goes on.
 
     Attributes:
         prompt: the question.
         answers: what may be answered, each behind a blank.
         above: status, then the answer that speaks for it and the threshold.
+
+    Raises:
+        ValueError: ``above`` names an answer that is not among ``answers``.
     """
 
     prompt: PromptTemplate
     answers: tuple[str, ...]
     above: Mapping[str, tuple[str, float]]
+
+    def __post_init__(self) -> None:
+        if odd := {answer for answer, _ in self.above.values()} - {*self.answers}:
+            raise ValueError(f"the status question reads {', '.join(sorted(odd))}: name it among its `answers`")
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,8 @@ class Prompts:
 
     All texts are formatted with ``{scene}``, ``{agent}``, ``{partner}`` and ``{transcript}``, the dialogue with one
     line per turn; ``prior`` also with ``{moves}``, the inventory with one line per move; ``agent`` with ``{move}`` and
-    ``{description}``; ``judge`` with ``{criteria}``, one line per criterion.
+    ``{description}``; ``judge`` with ``{criteria}``, one line per criterion, and the ends of the scale, ``{low}`` and
+    ``{high}``. The answers of ``prior`` and ``status`` are formatted with ``{agent}`` and ``{partner}`` alone.
 
     Attributes:
         prior: which move fits; the names of the moves are read after its answer.
@@ -115,7 +123,7 @@ class Prompts:
     )
     judge: PromptTemplate = PromptTemplate(
         "You judge conversations between {agent} and {partner}. These are the criteria:\n{criteria}",
-        "{transcript}\n\nRate the last turn of {agent}, with the answer to it, from 1 (very poor) to 5 (very good).",
+        "{transcript}\n\nRate the last turn of {agent}, with the answer to it, from {low} (poor) to {high} (good).",
     )
     status: StatusQuestion | None = None
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from examples.aflow_esc.roles import smollm2
+from gflowdial.dialogue.local import smollm2
 from gflowdial.estimators import tree_attention
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.estimators.packing import Attention, PackedPrefixes, pack_prefixes, packed_tokens
@@ -97,10 +97,29 @@ def test_who_sees_whom(forest: tuple[list[int], list[list[int]], list[bool]]) ->
     """A read sees the tokens of its prefix in the order of their positions, then its branch, and no others."""
     parent, tokens, read = forest
     packed = pack_prefixes(parent, tokens, read, BRANCH)
+    assert packed.continued_at.shape == (sum(read), 0)
     for node, at in zip(packed.node.tolist(), packed.read_at.tolist(), strict=True):
         seen = packed.visible[at]
         assert packed.input_ids[seen].tolist() == prefix(parent, tokens, node) + BRANCH
         assert packed.position_ids[seen].tolist() == list(range(int(seen.sum())))
+
+
+@given(token_forests(), st.lists(st.lists(st.integers(0, 49), min_size=1, max_size=3), min_size=1, max_size=3))
+def test_who_sees_whom_with_continuations(
+    forest: tuple[list[int], list[list[int]], list[bool]], continuations: list[list[int]]
+) -> None:
+    """A continuation sees its node's prefix, the branch and its own tokens; no read sees another's continuation."""
+    parent, tokens, read = forest
+    packed = pack_prefixes(parent, tokens, read, BRANCH, continuations)
+    assert packed.num_tokens == packed_tokens(parent, tokens, read, BRANCH, continuations)
+    reads = torch.cat([packed.read_at[:, None], packed.continued_at], dim=1).tolist()
+    for node, ats in zip(packed.node.tolist(), reads, strict=True):
+        for at, behind in zip(ats, [[], *continuations], strict=True):
+            seen = packed.visible[at]
+            assert packed.input_ids[seen].tolist() == prefix(parent, tokens, node) + BRANCH + behind
+            assert packed.position_ids[seen].tolist() == list(range(int(seen.sum())))
+    order = list(range(len(reads)))[::-1]
+    assert torch.equal(packed.select(order).to("cpu").continued_at, packed.continued_at[order])
 
 
 FAMILIES = ("gemma3_text", "gpt_neox", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
@@ -197,6 +216,7 @@ def test_select_may_repeat_and_reorder(policy: LanguageModelPolicy) -> None:
     [
         ({"read": [True]}, "equally long, got 7, 7 and 1"),
         ({"branch": []}, "branch is empty"),
+        ({"continuations": [[1], []]}, "branch is empty, or a continuation"),
         ({"read": [False] * 7}, "no node is to be read"),
     ],
 )

@@ -1,34 +1,47 @@
 """A causal language model as two batched operations: write the next words, and read an answer off the logits."""
 
+import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from examples.aflow_esc.roles.prefix_store import BLOCK, BatchCache, PrefixStore
+from gflowdial.dialogue.local.prefix_store import BLOCK, BatchCache, PrefixStore
+from gflowdial.estimators.name_trie import NameTrie
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is told: the system message, the user's message, and how its own answer begins."""
+    """What the model is told: the system message, the user's message, and how its own answer begins.
+
+    Attributes:
+        draw: tells prompts of equal words apart that are to be answered by different samples.
+    """
 
     system: str
     user: str
     answer: str = ""
+    draw: int = 0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Beginnings of an answer, as tokens, and the tokens that may follow; made by `LocalModel.probe`."""
+    """Beginnings of an answer, as tokens, and what may follow them; made by `LocalModel.probe`.
+
+    Attributes:
+        beginnings: each with every continuation that has to be read behind it.
+        answers: the tokens that may follow, and where they part.
+    """
 
     beginnings: tuple[tuple[int, ...], ...]
-    answers: tuple[int, ...]
+    answers: NameTrie
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class LocalModel:
     """A ``transformers`` causal language model and its tokenizer.
 
     What it says of a prompt depends neither on the batch nor on what was read before, up to rounding: prompts are
-    padded on the left, masked, and positions count from a prompt's own first token. Decoding is greedy.
+    padded on the left, masked, and positions count from a prompt's own first token.
 
     Attributes:
         model: in evaluation mode.
@@ -82,12 +95,32 @@ class LocalModel:
         self._end_tokens = [tokenizer.eos_token_id, *(i for i, text in enumerate(texts) if "\n" in text)]
 
     @torch.inference_mode()
-    def write(self, prompts: Sequence[Prompt], max_new_tokens: int = 32) -> list[str]:
-        """The model's greedy continuation of each prompt, cut at its first line break, stripped.
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int = 32,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
+        whole_sentences: bool = False,
+    ) -> list[str]:
+        """The model's continuation of each prompt, cut at its first line break, stripped.
+
+        Args:
+            prompts: equal ones get the same text, or one sample each where ``temperature`` is above 0.
+            max_new_tokens: after which a text is cut.
+            temperature: 0 takes the most probable token, otherwise tokens are drawn from softmax(logits/temperature).
+            seed: of the draws, which depend on it and on the prompt alone.
+            whole_sentences: cut a text that did not end by itself behind its last sentence, if it has one.
 
         Raises:
+            ValueError: ``temperature`` is negative.
             RuntimeError: the model wrote nothing but blanks.
         """
+        if temperature < 0:
+            raise ValueError(f"temperature is {temperature}: give 0 (the most probable words) or more")
+        if temperature:
+            prompts = [replace(prompt, draw=prompts[:at].count(prompt)) for at, prompt in enumerate(prompts)]
         texts: dict[Prompt, str] = {}
         for batch in self._batches(prompts, max_new_tokens):
             ids = self.model.generate(
@@ -99,31 +132,34 @@ class LocalModel:
                 min_new_tokens=2,
                 eos_token_id=self._end_tokens,
                 pad_token_id=self.tokenizer.eos_token_id,
+                logits_processor=[_Draw(batch.prompts, temperature, seed)] if temperature else None,
             )
             new_ids = ids[:, batch.ids.shape[1] :]
             self._keep(batch, new_ids.tolist())
             new = self.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
-            for prompt, text in zip(batch.prompts, new, strict=True):
+            for prompt, text, ids in zip(batch.prompts, new, new_ids.tolist(), strict=True):
                 texts[prompt] = text.lstrip().split("\n")[0].strip()
+                if whole_sentences and not set(ids) & set(self._end_tokens):
+                    texts[prompt] = _whole_sentences(texts[prompt])
                 if not texts[prompt]:
                     raise RuntimeError(f"the model wrote nothing after {prompt.user[-80:]!r}")
         return [texts[prompt] for prompt in prompts]
 
     def probe(self, beginnings: Sequence[str], answers: Sequence[str]) -> Probe:
-        """Beginnings of an answer and what may follow them; of an answer only the first token is read.
+        """Beginnings of an answer and what may follow them; of answers as many tokens are read as tell them apart.
 
         Raises:
-            ValueError: the tokenizer joins an answer to its beginning, or two answers share their first token.
+            ValueError: the tokenizer joins an answer to its beginning, or one answer begins another.
         """
         heads = [tuple(self._tokens(beginning)) for beginning in beginnings]
-        tokens = tuple(self._tokens(answer)[0] for answer in answers)
-        if len(set(tokens)) < len(tokens):
-            raise ValueError(f"this tokenizer gives two of the answers {list(answers)} the same first token")
+        tokens = [self._tokens(answer) for answer in answers]
+        trie = NameTrie.of(tokens)
+        longest = 1 + max(map(len, trie.shared))
         for beginning, head in zip(beginnings, heads, strict=True):
-            for answer, token in zip(answers, tokens, strict=True):
-                if tuple(self._tokens(beginning + answer)[: len(head) + 1]) != (*head, token):
+            for answer, own in zip(answers, tokens, strict=True):
+                if self._tokens(beginning + answer)[: len(head) + longest] != [*head, *own[:longest]]:
                     raise ValueError(f"this tokenizer joins {answer!r} to {beginning!r}: they cannot be read apart")
-        return Probe(tuple(heads), tokens)
+        return Probe(tuple(head + shared for head in heads for shared in trie.shared), trie)
 
     @torch.inference_mode()
     def read(self, prompts: Sequence[Prompt], probe: Probe) -> NDArray[np.float64]:
@@ -136,8 +172,12 @@ class LocalModel:
         """
         read: dict[Prompt, NDArray[np.float64]] = {}
         for batch in self._batches(prompts, sum(map(len, probe.beginnings))):
-            answers = self._pass(batch, probe.beginnings)[..., list(probe.answers)].double()
-            read.update(zip(batch.prompts, answers.log_softmax(dim=-1).cpu().numpy(), strict=True))
+            logits = self._pass(batch, probe.beginnings)
+            branchings = len(probe.answers.shared)
+            answers = probe.answers.log_probs(
+                [logits[:, at::branchings, list(tokens)].double() for at, tokens in enumerate(probe.answers.options)]
+            )
+            read.update(zip(batch.prompts, answers.cpu().numpy(), strict=True))
         return np.stack([read[prompt] for prompt in prompts])
 
     def _pass(self, batch: _Batch, beginnings: Sequence[Sequence[int]]) -> Float[Tensor, "batch beginnings vocabulary"]:
@@ -210,6 +250,28 @@ class LocalModel:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+class _Draw(LogitsProcessor):
+    """Turns the most probable token into a sample: argmax(logits/temperature + Gumbel noise) is one of the softmax.
+
+    Each prompt has a stream of its own, so that what is drawn does not depend on the rest of the batch.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], temperature: float, seed: int) -> None:
+        digests = [hashlib.sha256(repr((seed, prompt)).encode()).digest() for prompt in prompts]
+        self.streams = [torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")) for digest in digests]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 (transformers')
+        rows = [torch.empty(scores.shape[1]).exponential_(generator=stream) for stream in self.streams]
+        return scores / self.temperature - torch.stack(rows).log().to(scores.device)
+
+
+def _whole_sentences(text: str) -> str:
+    """The text up to the end of its last whole sentence; all of it if there is none."""
+    found = re.match(r""".*([.!?…]["'”’)]*(?=\s|$)|[。！？])""", text)
+    return found[0] if found else text
+
+
 def _common_beginning(rows: Iterable[list[int]]) -> list[int]:
     """What all rows begin with: in the order of a dictionary the first and the last have no more in common."""
     return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(rows), max(rows), strict=False))]
@@ -223,7 +285,7 @@ def _branching(
     branches = [number for number, size in enumerate(lengths) for _ in range(size)]
     branch = torch.tensor([-1] * length + branches, device=mask.device)
     total = len(branch)
-    within = torch.tensor([at for size in lengths for at in range(size)], device=mask.device)
+    within = torch.tensor([at for size in lengths for at in range(size)], dtype=torch.int64, device=mask.device)
     own = (branch[:, None] == branch) | (branch == -1)
     causal = torch.ones(total, total, dtype=torch.bool, device=mask.device).tril()
     real = torch.cat([mask, mask.new_ones(batch, total - length)], dim=1)
@@ -234,6 +296,6 @@ def _branching(
     return sees, position
 
 
-def _additive(sees: Bool[Tensor, "batch total total"], dtype: torch.dtype) -> Float[Tensor, "batch 1 total total"]:
+def _additive(sees: Bool[Tensor, "batch queries keys"], dtype: torch.dtype) -> Float[Tensor, "batch 1 queries keys"]:
     """The mask as attention takes it: 0 where a token is seen, the least number where it is not."""
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill(~sees, torch.finfo(dtype).min)[:, None]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_model import tiny_model
 from transformers import LlamaConfig
 
-from examples.aflow_esc.roles.local_model import LocalModel, Prompt, _common_beginning
-from examples.aflow_esc.roles.prefix_store import BLOCK, PrefixStore
+from gflowdial.dialogue.local.model import LocalModel, Prompt, _common_beginning
+from gflowdial.dialogue.local.prefix_store import BLOCK, PrefixStore
 
 MODEL, WORDS = tiny_model()
 MODEL.double()

@@ -2,20 +2,21 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
 import torch
-from tiny_model import tiny_model
+from tiny_model import AFLOW, ESCONV, EXTES, SUPPORT, TroubledScene, tiny_model
 
-from examples.aflow_esc.dialogues import Dialogue, Scene, Turn
-from examples.aflow_esc.environment import SupportEnvironment, SupportState
-from examples.aflow_esc.roles import smollm2
-from examples.aflow_esc.roles.local import LocalPrior, LocalRewarder, LocalSeeker, LocalSupporter, local_roles
-from examples.aflow_esc.roles.local_model import LocalModel, Prompt
-from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES
+from gflowdial.dialogue.local import LocalModel, local_roles, smollm2
+from gflowdial.dialogue.local.model import Prompt
+from gflowdial.dialogue.local.roles import LocalAgent, LocalJudge, LocalPartner, LocalPrior
+from gflowdial.dialogue.moves import Inventory
+from gflowdial.dialogue.task import PromptTemplate, StatusQuestion
+from gflowdial.dialogue.values import Dialogue, Turn
 from gflowdial.search import SearchConfig, search
 
 
@@ -31,28 +32,29 @@ def smol() -> LocalModel:
     return LocalModel(*smollm2.load_smollm2())
 
 
-def scene(opening: str) -> Scene:
-    return Scene(opening[:4], "A hard week.", "sadness", "job crisis", opening)
+def scene(opening: str) -> TroubledScene:
+    return TroubledScene(opening[:4], opening)
 
 
 OPENINGS = ["I lost my job.", "My friend has not spoken to me since our fight last month.", "My dog died.", "Hi."]
 DIALOGUES = [Dialogue.begin(scene(text)) for text in OPENINGS]
-LONGER = [d.then(Turn("supporter", "Tell me more.", "Clarification"), Turn("seeker", "It hurts.")) for d in DIALOGUES]
+LONGER = [d.then(Turn("agent", "Tell me more.", "Clarification"), Turn("partner", "It hurts.")) for d in DIALOGUES]
 
 
 def alone_and_together(model: LocalModel, inventory_size: int) -> None:
     """Every role answers a batch as it answers its rows."""
     dialogues = [*DIALOGUES, *LONGER]
     names = [AFLOW.names[n % inventory_size] for n in range(len(dialogues))]
-    supporter, prior, rewarder = LocalSupporter(model, AFLOW, 8), LocalPrior(model, AFLOW), LocalRewarder(model)
-    seeker = LocalSeeker(model, 8)
-    replies = supporter.reply(dialogues, names)
-    assert replies == [supporter.reply([d], [n])[0] for d, n in zip(dialogues, names, strict=True)]
-    spoken = [d.then(Turn("supporter", text)) for d, text in zip(dialogues, replies, strict=True)]
-    assert seeker.respond(spoken) == [seeker.respond([d])[0] for d in spoken]
+    agent = LocalAgent(SUPPORT, AFLOW, model, max_new_tokens=8)
+    prior, judge = LocalPrior(SUPPORT, AFLOW, model), LocalJudge(SUPPORT, model)
+    partner = LocalPartner(SUPPORT, model, max_new_tokens=8)
+    replies = agent.reply(dialogues, names)
+    assert replies == [agent.reply([d], [n])[0] for d, n in zip(dialogues, names, strict=True)]
+    spoken = [d.then(Turn("agent", text)) for d, text in zip(dialogues, replies, strict=True)]
+    assert partner.respond(spoken) == [partner.respond([d])[0] for d in spoken]
     one_by_one = np.concatenate([prior.log_prior([d]) for d in dialogues])
     np.testing.assert_allclose(prior.log_prior(dialogues), one_by_one, atol=1e-3)
-    np.testing.assert_allclose(rewarder.score(LONGER), [rewarder.score([d])[0] for d in LONGER], atol=1e-3)
+    np.testing.assert_allclose(judge.score(LONGER), [judge.score([d])[0] for d in LONGER], atol=1e-3)
 
 
 def test_a_tiny_model_answers_alike_in_any_batch(tiny: LocalModel) -> None:
@@ -92,10 +94,10 @@ def test_packed_branches_read_as_separate_passes(which: str, request: pytest.Fix
 
 
 def test_judgements_are_normalised_and_in_range(tiny: LocalModel) -> None:
-    prior = LocalPrior(tiny, AFLOW).log_prior(LONGER)
+    prior = LocalPrior(SUPPORT, AFLOW, tiny).log_prior(LONGER)
     assert prior.shape == (4, 8)
     np.testing.assert_allclose(np.exp(prior).sum(axis=1), 1)
-    scores = LocalRewarder(tiny).score(LONGER)
+    scores = LocalJudge(SUPPORT, tiny).score(LONGER)
     assert scores.shape == (4, 4)
     assert ((scores >= 1) & (scores <= 5)).all()
 
@@ -107,13 +109,13 @@ def test_writing_stops_at_the_line(tiny: LocalModel) -> None:
 
 
 @pytest.mark.parametrize("inventory", [AFLOW, ESCONV, EXTES])
-def test_smollm2_tells_the_names_apart(smol: LocalModel, inventory: object) -> None:
-    LocalPrior(smol, inventory)  # type: ignore[arg-type]
+def test_smollm2_tells_the_names_apart_by_their_first_tokens(smol: LocalModel, inventory: Inventory) -> None:
+    assert LocalPrior(SUPPORT, inventory, smol).names.answers.shared == ((),)
 
 
 def test_answers_that_cannot_be_told_apart_are_refused(tiny: LocalModel) -> None:
-    with pytest.raises(ValueError, match="same first token"):
-        tiny.probe(["Strategy:"], [" qqa", " qqb"])
+    with pytest.raises(ValueError, match="begins another name: end every name with a marker"):
+        tiny.probe(["Strategy:"], [" qq", " qq7"])
     with pytest.raises(ValueError, match="joins"):
         tiny.probe(["Stra"], ["tegy", " x"])
 
@@ -127,29 +129,47 @@ def test_the_seekers_prompts_hold_no_strategy(tiny: LocalModel, monkeypatch: pyt
         return batches(self, prompts, room)
 
     monkeypatch.setattr(LocalModel, "_batches", record)
-    heard = [d.then(Turn("supporter", "I hear you.", "Emotional Validation")) for d in LONGER]
-    LocalSeeker(tiny, 4).respond([d.without_strategies() for d in heard])
+    heard = [d.then(Turn("agent", "I hear you.", "Emotional Validation")) for d in LONGER]
+    LocalPartner(SUPPORT, tiny, max_new_tokens=4).respond([d.without_moves() for d in heard])
     assert len(shown) == 8
     assert not any(name in text for text in shown for name in AFLOW.names)
     shown.clear()
-    LocalSupporter(tiny, AFLOW, 4).reply(DIALOGUES, ["Clarification"] * 4)
-    definition = next(s.definition for s in AFLOW.strategies if s.name == "Clarification")
+    LocalAgent(SUPPORT, AFLOW, tiny, max_new_tokens=4).reply(DIALOGUES, ["Clarification"] * 4)
+    definition = next(move.description for move in AFLOW.moves if move.name == "Clarification")
     assert all(text.endswith(f"{definition}<end>\n<assistant>Supporter:") for text in shown), "the strategy ends it"
 
 
-def test_a_seeker_leaves_or_is_helped_by_the_thresholds(tiny: LocalModel) -> None:
+def test_the_partner_leaves_or_is_helped_by_the_thresholds(tiny: LocalModel) -> None:
     words = ["Thank you.", "Go away."]
-    assert LocalSeeker(tiny, leaves_above=0.0).statuses(words) == ["left"] * 2
-    assert LocalSeeker(tiny, leaves_above=1.0, helped_above=0.0).statuses(words) == ["helped"] * 2
-    assert LocalSeeker(tiny, leaves_above=1.0, helped_above=1.0).statuses(words) == ["continues"] * 2
+    question = SUPPORT.prompts.status
+    assert question is not None
+
+    def statuses(angry: float, grateful: float) -> list[str]:
+        above = {"left": ("angry", angry), "helped": ("grateful", grateful)}
+        prompts = replace(SUPPORT.prompts, status=replace(question, above=above))
+        return LocalPartner(replace(SUPPORT, prompts=prompts), tiny).statuses(words)
+
+    assert statuses(0.0, 0.8) == ["left"] * 2
+    assert statuses(1.0, 0.0) == ["helped"] * 2
+    assert statuses(1.0, 1.0) == ["continues"] * 2
+    endless = replace(SUPPORT, prompts=replace(SUPPORT.prompts, status=None))
+    assert LocalPartner(endless, tiny).statuses(words) == ["continues"] * 2
 
 
-def test_a_search_runs_on_local_roles(tiny: LocalModel) -> None:
-    env = SupportEnvironment(local_roles(tiny, AFLOW), AFLOW, max_turns=2)
-    roots = [SupportState.begin(dialogue.scene) for dialogue in DIALOGUES]
+def test_a_status_without_its_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="reads bored: name it among its `answers`"):
+        StatusQuestion(PromptTemplate("", ""), ("angry",), {"left": ("bored", 0.5)})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_search_runs_on_local_roles(tiny: LocalModel, temperature: float) -> None:
+    environments = pytest.importorskip("gflowdial.dialogue.environment")
+    roles = local_roles(SUPPORT, AFLOW, tiny, max_new_tokens=8, draws=2, temperature=temperature)
+    env = environments.DialogueEnvironment.of(SUPPORT, roles, AFLOW, max_turns=2)
+    roots = [environments.DialogueState.begin(dialogue.scene) for dialogue in DIALOGUES]
     found = search(env, roots, range(4), SearchConfig(simulations=2, rollout_length=1))
     assert found.forest.num_trees == 4
-    assert float(found.reward[1]) >= 0.2
+    assert float(found.reward[found.ended].min()) >= 1
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
@@ -188,9 +208,9 @@ def test_smollm2_as_rewarder_prefers_good_exchanges_on_average(smol: LocalModel)
     """Weak evidence of weak judgement: the mean gap was 0.10 of the four points that the scale has."""
 
     def scores(side: int) -> np.ndarray:
-        turns = [(Turn("supporter", pair[side][0]), Turn("seeker", pair[side][1])) for pair in PAIRS]
+        turns = [(Turn("agent", pair[side][0]), Turn("partner", pair[side][1])) for pair in PAIRS]
         begun = [Dialogue.begin(scene(pair[0])) for pair in PAIRS]
-        return LocalRewarder(smol).score([d.then(*exchange) for d, exchange in zip(begun, turns, strict=True)])
+        return LocalJudge(SUPPORT, smol).score([d.then(*exchange) for d, exchange in zip(begun, turns, strict=True)])
 
     gap = scores(1) - scores(2)
     print("good minus bad, by pair and criterion:\n", gap.round(2), "\nmean", gap.mean(axis=0).round(2))
