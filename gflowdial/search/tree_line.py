@@ -116,7 +116,8 @@ def _check_form(record: Any) -> None:
 
 
 def _is(kind: type, value: Any) -> bool:
-    return type(value) is kind and (math.isfinite(value) if kind is float else abs(value) < 2**63)
+    of_kind = type(value) is kind
+    return of_kind and (math.isfinite(value) if kind is float else -(2**63) < value < 2**63)
 
 
 def _faults(record: dict[str, Any]) -> Iterator[tuple[NDArray[np.bool_], str]]:
@@ -160,7 +161,7 @@ def _faults(record: dict[str, Any]) -> Iterator[tuple[NDArray[np.bool_], str]]:
         np.array([t and priors[p][a] is None for t, p, a in zip(taken, above, action, strict=True)]),
         ("action {action} is forbidden by the prior of its parent {parent}"),
     )
-    _, first = np.unique(above * size + action, return_index=True)
+    _, first = np.unique(above * (size + 1) + action + 1, return_index=True)
     yield taken & ~np.isin(node, first), "its parent {parent} has two children by action {action}"
     total = np.bincount(above, np.exp(log_chance) * outcome, len(node))
     yield chance & ((total <= 0) | (total > 1 + TOLERANCE)), "the probabilities of its outcomes do not sum to (0, 1]"
