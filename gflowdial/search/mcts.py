@@ -4,7 +4,7 @@ The selection rule is that of AFlow (arXiv 2602.08826); the arrays are laid out 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic
+from typing import Generic
 
 import numpy as np
 import torch
@@ -81,9 +81,9 @@ class _Trees(Generic[State]):
 
     Attributes:
         child: the expanded node that an action leads to, −1 where there is none; a chance node in a stochastic world.
-        below: every node by tree, parent and action (below a chance node the number of the outcome), where nodes are
-            not found through ``child`` alone.
-        outcomes: all outcomes of each chance node, by tree and node.
+        below: nodes by tree, parent and action, or at a chance node the number of the outcome. Only rollouts that are
+            kept and chance need it; otherwise it is empty.
+        outcomes: all that can follow each chance node, by tree and node.
         expanded_at: the number of the simulation that expanded a node, −1 at the root; ``simulations`` where none did.
     """
 
@@ -92,26 +92,21 @@ class _Trees(Generic[State]):
         self.stochastic = isinstance(environment, ChanceEnvironment)
         self.kept_steps = config.rollout_length if config.keep_rollouts else 0
         # A simulation makes one node per action that it adds, in a stochastic world two.
-        slots = 2 + config.simulations * (1 + self.kept_steps) * (1 + self.stochastic)
-        trees, actions = len(roots), environment.num_actions
-        self.rows = np.arange(trees)
-        self.start = self.rows[:, None] * slots
+        shape = (len(roots), 2 + config.simulations * (1 + self.kept_steps) * (1 + self.stochastic))
+        self.rows = np.arange(len(roots))
+        self.start = self.rows[:, None] * shape[1]
         self.states = [[root] for root in roots]
-        self.size = np.ones(trees, np.int64)
-        self.parent = np.full((trees, slots), -1)
-        self.action = np.full((trees, slots), -1)
-        self.child = np.full((trees, slots, actions), -1)
-        self.below: dict[tuple[int, int, int], int] = {}
-        self.outcomes: dict[tuple[int, int], Sequence[Transition[State]]] = {}
-        self.visits = np.zeros((trees, slots), np.int64)
-        self.total_return = np.zeros((trees, slots))
-        self.reward = np.zeros((trees, slots))
-        self.ended = np.zeros((trees, slots), bool)
-        self.expanded_at = np.full((trees, slots), config.simulations)
+        self.size = np.ones(len(roots), np.int64)
+        self.parent, self.action = np.full((2, *shape), -1)
+        self.child = np.full((*shape, environment.num_actions), -1)
+        self.below: dict[tuple[int, ...], int] = {}
+        self.outcomes: dict[tuple[int, ...], Sequence[Transition[State]]] = {}
+        self.visits = np.zeros(shape, np.int64)
+        self.total_return, self.reward, self.log_chance = np.zeros((3, *shape))
+        self.ended, self.chance = np.zeros((2, *shape), bool)
+        self.expanded_at = np.full(shape, config.simulations)
         self.expanded_at[:, 0] = -1
-        self.chance = np.zeros((trees, slots), bool)
-        self.log_chance = np.zeros((trees, slots))
-        self.log_prior = np.full((trees, slots, actions), np.nan)
+        self.log_prior = np.full((*shape, environment.num_actions), np.nan)
         self.log_prior[:, 0] = ask_prior(environment, list(roots))
 
     def simulate(self, actions: Floats, chance: Floats) -> None:
@@ -125,8 +120,8 @@ class _Trees(Generic[State]):
         node = path[tree, step]
         if self.stochastic:
             # A path holds the nodes where the policy acts: the chance node before each counts too.
-            tree = np.concatenate([tree, tree[step > 0]])
-            node = np.concatenate([node, self.parent[tree[: len(node)], node][step > 0]])
+            before = self.parent[tree, node][step > 0]
+            tree, node = np.concatenate([tree, tree[step > 0]]), np.concatenate([node, before])
         # A simulation passes a node once: no pair of tree and node comes twice, and += counts each.
         self.visits[tree, node] += 1
         self.total_return[tree, node] += returns[tree]
@@ -137,6 +132,7 @@ class _Trees(Generic[State]):
         Returns the nodes passed ``[trees, max_depth + 1 + kept_steps]``, −1 behind the last, and the action with which
         the walk left the expanded nodes ``[trees]``, −1 where it ended at a node that is not to be expanded.
         """
+        kappa, prior_weight = self.config.kappa, self.config.prior_weight
         path = np.full((len(self.rows), self.config.max_depth + 1 + self.kept_steps), -1)
         path[:, 0] = 0
         untried = np.full(len(self.rows), -1)
@@ -148,17 +144,15 @@ class _Trees(Generic[State]):
             place = children + self.start[walking]
             visits = self.visits.take(place)
             value = self.total_return.take(place) / np.maximum(visits, 1)
-            policy = selection_policy(
-                value,
-                visits,
-                self.log_prior[walking, node],
-                kappa=self.config.kappa,
-                prior_weight=self.config.prior_weight,
-            )
+            log_prior = self.log_prior[walking, node]
+            policy = selection_policy(value, visits, log_prior, kappa=kappa, prior_weight=prior_weight)
             action = sample(policy, actions[walking, depth])
             chosen = children[np.arange(len(walking)), action]
             if self.stochastic:
-                chosen = self._drawn(walking, chosen, chance[walking, depth])
+                at = np.flatnonzero(chosen >= 0)
+                numbers = self._draw(walking[at], chosen[at], chance[walking[at], depth])
+                chosen[at] = self._known(walking[at], chosen[at], numbers)
+                chosen[~self._is_expanded(walking, chosen)] = -1
             # Trees that leave the walk keep the −1 behind their last node: every path is filled without a gap.
             untried[walking[chosen < 0]] = action[chosen < 0]
             path[walking, depth + 1] = chosen
@@ -167,36 +161,23 @@ class _Trees(Generic[State]):
                 break
         return path, untried
 
-    def _drawn(self, rows: Ints, nodes: Ints, uniforms: Floats) -> Ints:
-        """The expanded outcomes that are drawn at chance nodes; −1 where there is none, or no chance node."""
-        drawn = np.full(len(rows), -1)
-        for i, (row, node, uniform) in enumerate(zip(rows.tolist(), nodes.tolist(), uniforms.tolist(), strict=True)):
-            if node >= 0:
-                outcome = self.below.get((row, node, draw(self.outcomes[row, node], uniform)), -1)
-                drawn[i] = outcome if self._is_expanded(row, outcome) else -1
-        return drawn
-
-    def _is_expanded(self, rows: Ints | int, nodes: Ints | int) -> NDArray[np.bool_]:
-        return np.asarray(self.expanded_at[rows, nodes] < self.config.simulations)
-
     def _expand(self, path: Ints, untried: Ints, chance: Floats) -> None:
         """Take the untried actions, and put the nodes they lead to at the end of their paths."""
         growing = np.flatnonzero(untried >= 0)
         if not len(growing):
             return
         length = (path[growing] >= 0).sum(axis=1)
-        parent = path[growing, length - 1]
-        # The random number that `_drawn` read at this depth draws the same outcome again.
-        node = self._follow(growing, parent, untried[growing], chance[growing, length - 1])
+        parent, action = path[growing, length - 1], untried[growing]
+        # The random number that `_select` read at this depth draws the same outcome again.
+        node = self._act(growing, parent, action, chance[growing, length - 1])
         path[growing, length] = node
         reached = self.parent[growing, node] if self.stochastic else node
-        self.child[growing, parent, untried[growing]] = reached
+        self.child[growing, parent, action] = reached
         for new in (reached, node) if self.stochastic else (node,):
             if self.kept_steps:
                 # Selection does not see rollouts: a node that they passed counts anew from its expansion on.
-                expanded = self._is_expanded(growing, new)
-                self.visits[growing, new] *= expanded
-                self.total_return[growing, new] *= expanded
+                self.visits[growing, new] *= self._is_expanded(growing, new)
+                self.total_return[growing, new] *= self._is_expanded(growing, new)
             # All trees are at the same simulation, whose number the root's visits are.
             self.expanded_at[growing, new] = np.minimum(self.expanded_at[growing, new], self.visits[growing, 0])
         self._ask_prior(growing, node)
@@ -205,82 +186,13 @@ class _Trees(Generic[State]):
         """Follow the prior from the last nodes that have not ended, and keep the nodes passed."""
         running, length = self.rows, (path >= 0).sum(axis=1)
         for step in range(self.kept_steps):
-            node = path[running, length[running] + step - 1]
-            running, node = running[~self.ended[running, node]], node[~self.ended[running, node]]
+            running = running[~self.ended[running, path[running, length[running] + step - 1]]]
             if not len(running):
                 break
+            node = path[running, length[running] + step - 1]
             self._ask_prior(running, node)
             action = sample(np.exp(self.log_prior[running, node]), actions[running, step])
-            path[running, length[running] + step] = self._follow(running, node, action, chance[running, step])
-
-    def _follow(self, rows: Ints, nodes: Ints, actions: Ints, chance: Floats) -> Ints:
-        """The nodes that actions lead to, in different trees; those that are not there yet are made."""
-        numbers = actions
-        if self.stochastic:
-            nodes = self._chance_nodes(rows, nodes, actions)
-            behind = [self.outcomes[key] for key in zip(rows.tolist(), nodes.tolist(), strict=True)]
-            numbers = np.array([draw(some, uniform) for some, uniform in zip(behind, chance.tolist(), strict=True)])
-        found, new = self._known(rows, nodes, numbers)
-        if not new.any():
-            return found
-        rows, nodes, numbers = rows[new], nodes[new], numbers[new]
-        if self.stochastic:
-            keys = zip(rows.tolist(), nodes.tolist(), numbers.tolist(), strict=True)
-            transitions = [self.outcomes[row, node][number] for row, node, number in keys]
-        else:
-            transitions = take_step(self.environment, self._states_at(rows, nodes), numbers)
-        made = self._add(rows, nodes, numbers, [transition.state for transition in transitions])
-        self.reward[rows, made] = [transition.reward for transition in transitions]
-        self.ended[rows, made] = [transition.ended for transition in transitions]
-        if self.stochastic:
-            self.log_chance[rows, made] = np.log([transition.probability for transition in transitions])
-        else:
-            self.action[rows, made] = numbers
-        found[new] = made
-        return found
-
-    def _chance_nodes(self, rows: Ints, nodes: Ints, actions: Ints) -> Ints:
-        """The chance nodes that actions lead to; what can follow an action at a node is asked for once."""
-        found, new = self._known(rows, nodes, actions)
-        if new.any():
-            rows, nodes, actions = rows[new], nodes[new], actions[new]
-            before = self._states_at(rows, nodes)
-            outcomes = ask_outcomes(self.environment, before, actions)
-            made = self._add(rows, nodes, actions, before)
-            self.action[rows, made], self.chance[rows, made] = actions, True
-            self.outcomes.update(zip(zip(rows.tolist(), made.tolist(), strict=True), outcomes, strict=True))
-            found[new] = made
-        return found
-
-    def _known(self, rows: Ints, nodes: Ints, numbers: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """The children of nodes by their numbers, −1 where there is none yet, and where that is."""
-        if not self.below:
-            return np.full(len(rows), -1), np.ones(len(rows), bool)
-        keys = zip(rows.tolist(), nodes.tolist(), numbers.tolist(), strict=True)
-        found = np.array([self.below.get(key, -1) for key in keys])
-        return found, found < 0
-
-    def _add(self, rows: Ints, parents: Ints, numbers: Ints, states: Sequence[State]) -> Ints:
-        """New nodes at the end of different trees."""
-        nodes = self.size[rows]
-        self.size[rows] += 1
-        self.parent[rows, nodes] = parents
-        for row, state in zip(rows.tolist(), states, strict=True):
-            self.states[row].append(state)
-        if self.stochastic or self.kept_steps:
-            keys = zip(rows.tolist(), parents.tolist(), numbers.tolist(), strict=True)
-            self.below.update(zip(keys, nodes.tolist(), strict=True))
-        return nodes
-
-    def _states_at(self, rows: Ints, nodes: Ints) -> list[State]:
-        return [self.states[row][node] for row, node in zip(rows.tolist(), nodes.tolist(), strict=True)]
-
-    def _ask_prior(self, rows: Ints, nodes: Ints) -> None:
-        """Ask the prior at nodes that go on, where it is not known yet."""
-        asked = ~self.ended[rows, nodes] & np.isnan(self.log_prior[rows, nodes, 0])
-        if asked.any():
-            rows, nodes = rows[asked], nodes[asked]
-            self.log_prior[rows, nodes] = ask_prior(self.environment, self._states_at(rows, nodes))
+            path[running, length[running] + step] = self._act(running, node, action, chance[running, step])
 
     def _roll_out(self, path: Ints, actions: Floats, chance: Floats) -> Floats:
         """The return of every tree's simulation; rollouts that are not kept follow the prior beside the trees."""
@@ -297,22 +209,83 @@ class _Trees(Generic[State]):
             if step:
                 log_prior = ask_prior(self.environment, before)
             action = sample(np.exp(log_prior), actions[running, step])
-            transitions = take_step(self.environment, before, action, chance[running, step] if self.stochastic else None)
+            transitions = take_step(
+                self.environment, before, action, chance[running, step] if self.stochastic else None
+            )
             for row, transition in zip(running, transitions, strict=True):
                 states[row] = transition.state
                 rewards[row].append(transition.reward)
             running = running[[not transition.ended for transition in transitions]]
-        returns = np.array(
-            [self.environment.trajectory_return(r, state) for r, state in zip(rewards, states, strict=True)],
-            float,
-        )
+        ends = zip(rewards, states, strict=True)
+        returns = np.array([self.environment.trajectory_return(earned, state) for earned, state in ends], float)
         check_finite("return", returns)
         return returns
+
+    def _act(self, rows: Ints, nodes: Ints, actions: Ints, chance: Floats) -> Ints:
+        """The nodes that actions lead to, in different trees, by way of chance nodes in a stochastic world."""
+        reached = self._follow(rows, nodes, actions)
+        return self._follow(rows, reached, self._draw(rows, reached, chance)) if self.stochastic else reached
+
+    def _follow(self, rows: Ints, nodes: Ints, numbers: Ints) -> Ints:
+        """The children of nodes in different trees by their numbers; those that are not there yet are made."""
+        found = self._known(rows, nodes, numbers)
+        new = found < 0
+        if not new.any():
+            return found
+        rows, nodes, numbers = rows[new], nodes[new], numbers[new]
+        before = self._states_at(rows, nodes)
+        made = self.size[rows]
+        # Chance moves at all of these nodes or at none of them.
+        outcome = bool(self.chance[rows[0], nodes[0]])
+        if outcome:
+            transitions = [self.outcomes[row, node][number] for row, node, number in _keys(rows, nodes, numbers)]
+            self.log_chance[rows, made] = np.log([transition.probability for transition in transitions])
+        elif self.stochastic:
+            self.outcomes.update(zip(_keys(rows, made), ask_outcomes(self.environment, before, numbers), strict=True))
+            transitions = [Transition(state, 0.0, False) for state in before]
+            self.chance[rows, made] = True
+        else:
+            transitions = take_step(self.environment, before, numbers)
+        self.size[rows] += 1
+        self.parent[rows, made] = nodes
+        self.action[rows, made] = -1 if outcome else numbers
+        self.reward[rows, made] = [transition.reward for transition in transitions]
+        self.ended[rows, made] = [transition.ended for transition in transitions]
+        for row, transition in zip(rows.tolist(), transitions, strict=True):
+            self.states[row].append(transition.state)
+        if self.stochastic or self.kept_steps:
+            self.below.update(zip(_keys(rows, nodes, numbers), made.tolist(), strict=True))
+        found[new] = made
+        return found
+
+    def _known(self, rows: Ints, nodes: Ints, numbers: Ints) -> Ints:
+        """The children of nodes by their numbers, −1 where there is none yet."""
+        if not self.below:
+            return np.full(len(rows), -1)
+        return np.array([self.below.get(key, -1) for key in _keys(rows, nodes, numbers)], np.int64)
+
+    def _draw(self, rows: Ints, nodes: Ints, uniforms: Floats) -> Ints:
+        """The numbers of the outcomes drawn at chance nodes."""
+        outcomes = [self.outcomes[key] for key in _keys(rows, nodes)]
+        return np.array([draw(some, uniform) for some, uniform in zip(outcomes, uniforms, strict=True)], np.int64)
+
+    def _is_expanded(self, rows: Ints, nodes: Ints) -> NDArray[np.bool_]:
+        return np.asarray(self.expanded_at[rows, nodes] < self.config.simulations)
+
+    def _states_at(self, rows: Ints, nodes: Ints) -> list[State]:
+        return [self.states[row][node] for row, node in _keys(rows, nodes)]
+
+    def _ask_prior(self, rows: Ints, nodes: Ints) -> None:
+        """Ask the prior at nodes that go on, where it is not known yet."""
+        asked = ~self.ended[rows, nodes] & np.isnan(self.log_prior[rows, nodes, 0])
+        if asked.any():
+            rows, nodes = rows[asked], nodes[asked]
+            self.log_prior[rows, nodes] = ask_prior(self.environment, self._states_at(rows, nodes))
 
     def flatten(self) -> SearchTree[State]:
         """The trees one behind the other, without the empty slots: the expanded nodes as the search expanded them, then
         those of rollouts as they were made."""
-        # Both sorts are stable, and a rollout's node is made after its parent: parents stand before children.
+        # Parents stand before children: the sort is stable, and a node is made and expanded after its parent.
         order = np.argsort(self.expanded_at, axis=1, kind="stable")
         place = np.argsort(order, axis=1)
         tree = np.repeat(self.rows, self.size)
@@ -320,20 +293,15 @@ class _Trees(Generic[State]):
         node = order[np.arange(order.shape[1]) < self.size[:, None]]
         start = (np.cumsum(self.size) - self.size)[tree]
         parent = self.parent[tree, node]
-
-        def flat(x: NDArray[Any]) -> torch.Tensor:
-            return torch.from_numpy(x[tree, node])
-
+        names = ("action", "reward", "visits", "log_prior", "ended", "chance", "log_chance")
         return SearchTree(
             forest=Forest.from_parents(torch.from_numpy(np.where(parent < 0, -1, place[tree, parent] + start))),
             states=tuple(self._states_at(tree, node)),
-            action=flat(self.action),
-            reward=flat(self.reward),
-            visits=flat(self.visits),
-            value=flat(self.total_return) / flat(self.visits),
-            log_prior=flat(self.log_prior),
-            ended=flat(self.ended),
-            expanded=flat(self.expanded_at < self.config.simulations),
-            chance=flat(self.chance),
-            log_chance=flat(self.log_chance),
+            value=torch.from_numpy(self.total_return[tree, node] / self.visits[tree, node]),
+            expanded=torch.from_numpy(self._is_expanded(tree, node)),
+            **{name: torch.from_numpy(getattr(self, name)[tree, node]) for name in names},
         )
+
+
+def _keys(*columns: Ints) -> "zip[tuple[int, ...]]":
+    return zip(*(column.tolist() for column in columns), strict=True)
