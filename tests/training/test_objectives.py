@@ -6,6 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from gflowdial.training.objectives import Objective, needs_reference, objective_terms
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from random_trees import ACTIONS, tree_example, tree_examples, tree_seeds
@@ -15,7 +16,6 @@ from examples.aflow_esc.config import Method, TrainingConfig
 from examples.aflow_esc.methods import METHODS, objective
 from gflowdial import oracle
 from gflowdial.estimators.language_model import PolicyOutput
-from gflowdial.training.objectives import Objective, needs_reference, objective_terms
 from gflowdial.training.trees import TreeBatch, TreeCollator, TreeExample, Untried
 
 TAU = 0.25

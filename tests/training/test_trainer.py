@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from gflowdial.training.objectives import Objective
 from random_trees import ACTIONS, tree_example
 from transformers import LlamaForCausalLM, set_seed
 
 from gflowdial.estimators.language_model import LanguageModelPolicy
-from gflowdial.training.objectives import Objective
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 
 Build = Callable[[int], LlamaForCausalLM]
