@@ -1,6 +1,5 @@
-"""Every objective is zero, with zero gradient, exactly where its target is met; and a short training run gets there."""
+"""Every loss is zero, with zero gradient, exactly where its target is met; and a short training run gets there."""
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -21,9 +20,9 @@ from gflowdial.envs import (
     enumerate_states,
 )
 from gflowdial.estimators import TabularFlow
+from gflowdial.losses import loss_on
 from gflowdial.replay import Replay
-from gflowdial.sampling import Terminals, Trajectories, sample_forward
-from gflowdial.training.environment_objectives import ENVIRONMENT_OBJECTIVES
+from gflowdial.sampling import Terminals, Trajectories, read_trajectories, sample_forward
 from gflowdial.training.loop import train
 
 
@@ -53,6 +52,25 @@ KNOWS_TURNS = {"hypergrid", "sets", "dialogue"}
 TREES = {"tree", "dialogue"}
 
 
+TRAINED = [
+    "trajectory_balance",
+    "log_partition_variance",
+    "detailed_balance",
+    "subtrajectory_balance",
+    "modified_detailed_balance",
+    "modified_subtrajectory_balance",
+    "forward_looking_detailed_balance",
+    "forward_looking_subtrajectory_balance",
+    "flow_matching",
+    "relative_trajectory_balance",
+    "relative_subtrajectory_balance",
+    "maximum_likelihood",
+    "expected_detailed_balance",
+    "stochastic_detailed_balance",
+    "afpo",
+]
+
+
 def suits(objective: str, environment: str) -> bool:
     if objective.startswith("modified"):
         return environment in STOPS
@@ -61,7 +79,7 @@ def suits(objective: str, environment: str) -> bool:
     return objective != "expected_detailed_balance" or environment in TREES
 
 
-PAIRS = [(o, e) for o in ENVIRONMENT_OBJECTIVES for e in ENVIRONMENTS if suits(o, e)]
+PAIRS = [(o, e) for o in TRAINED for e in ENVIRONMENTS if suits(o, e)]
 # The least value of maximum likelihood is an entropy, not zero.
 each_balance = pytest.mark.parametrize(
     ("objective", "environment"), [pair for pair in PAIRS if pair[0] != "maximum_likelihood"]
@@ -134,13 +152,13 @@ def test_an_objective_is_zero_exactly_at_its_target(objective: str, environment:
     graph = enumerate_states(here)
     estimator = solved(objective, here, graph)
     trajectories = anywhere(here)
-    loss = ENVIRONMENT_OBJECTIVES[objective](here, estimator, trajectories)
+    loss = loss_on(objective, read_trajectories(here, estimator, trajectories))
     gradients = torch.autograd.grad(loss, list(estimator.parameters()), allow_unused=True)
     assert loss < 1e-20
     assert all((gradient.abs() < 1e-9).all() for gradient in gradients if gradient is not None)
     with torch.no_grad():
         estimator.forward_scores += normal(7, *estimator.forward_scores.shape)
-    assert ENVIRONMENT_OBJECTIVES[objective](here, estimator, trajectories) > 1e-3
+    assert loss_on(objective, read_trajectories(here, estimator, trajectories)) > 1e-3
 
 
 def trained(objective: str, name: str, graph: StateGraph) -> TabularFlow:
@@ -160,7 +178,7 @@ def trained(objective: str, name: str, graph: StateGraph) -> TabularFlow:
     for done in train(
         environment,
         estimator,
-        ENVIRONMENT_OBJECTIVES[objective],
+        objective,
         optimiser,
         steps=steps,
         batch_size=batch_size,
@@ -194,26 +212,27 @@ def test_training_reaches_the_exact_distribution(objective: str, environment: st
 def test_options_reach_the_loss() -> None:
     environment = ENVIRONMENTS["tree"]
     estimator = table(environment, enumerate_states(environment))
-    trajectories = anywhere(environment)
-    subtb = ENVIRONMENT_OBJECTIVES["subtrajectory_balance"]
-    plain, other = subtb(environment, estimator, trajectories), partial(subtb, decay=0.3, penalty=losses.huber)
-    assert not torch.isclose(plain, other(environment, estimator, trajectories))
+    reading = read_trajectories(environment, estimator, anywhere(environment))
+    plain = loss_on("subtrajectory_balance", reading)
+    other = loss_on(partial(losses.subtrajectory_balance, decay=0.3, penalty=losses.huber), reading)
+    assert not torch.isclose(plain, other)
+    assert other == loss_on("subtrajectory_balance", reading, decay=0.3, penalty=losses.huber)
 
 
 def test_a_reference_of_one_s_own() -> None:
     environment = ENVIRONMENTS["graph"]
     estimator = solved("trajectory_balance", environment, enumerate_states(environment))
     trajectories = anywhere(environment)
-    relative: Callable[..., Tensor] = ENVIRONMENT_OBJECTIVES["relative_trajectory_balance"]
-    loss = relative(environment, estimator, trajectories, reference=estimator.forward_policy, temperature=1e12)
+    reading = read_trajectories(environment, estimator, trajectories, estimator.forward_policy)
+    loss = loss_on("relative_trajectory_balance", reading, temperature=1e12)
     # At no reward the policy is the reference, and Z is 1.
     torch.testing.assert_close(loss, estimator.log_z(trajectories.condition).square().mean(), rtol=1e-6, atol=0.0)
 
 
-def test_objectives_refuse_what_they_cannot_do() -> None:
+def test_losses_refuse_what_they_cannot_do() -> None:
     def loss(objective: str, environment: Environment) -> Tensor:
         estimator = table(environment, enumerate_states(environment))
-        return ENVIRONMENT_OBJECTIVES[objective](environment, estimator, anywhere(environment))
+        return loss_on(objective, read_trajectories(environment, estimator, anywhere(environment)))
 
     with pytest.raises(ValueError, match="GraphEnvironment has no stop_action"):
         loss("modified_detailed_balance", ENVIRONMENTS["graph"])
@@ -221,3 +240,7 @@ def test_objectives_refuse_what_they_cannot_do() -> None:
         loss("forward_looking_detailed_balance", ENVIRONMENTS["graph"])
     with pytest.raises(ValueError, match="can be reached in several ways"):
         loss("expected_detailed_balance", ENVIRONMENTS["hypergrid"])
+    with pytest.raises(
+        ValueError, match="ranking_hinge needs log_value, which this reading has not; it has forest, log_z"
+    ):
+        loss("ranking_hinge", ENVIRONMENTS["tree"])
