@@ -27,7 +27,8 @@ from gflowdial.envs import (
     StateGraph,
     StopAnywhere,
 )
-from gflowdial.estimators.flow_estimator import FlowEstimator, uniform_log_probabilities
+from gflowdial.estimators.flow_estimator import FlowEstimator
+from gflowdial.numerics import uniform_log_probabilities
 from gflowdial.sampling import Trajectories, evaluate
 from gflowdial.segments import Segments
 from gflowdial.training import environment_objectives as objectives

@@ -7,17 +7,11 @@ import torch
 from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import edge_residual, lift, log_ratio
+from gflowdial.losses.pair_metric import PairMeasure, PairWeight, node_weight, pair_energy
 from gflowdial.losses.penalties import squared
 from gflowdial.losses.reduction import weighted_tree_mean
-from gflowdial.losses.subtrajectory import (
-    PairMeasure,
-    PairWeight,
-    node_weight,
-    pair_energy,
-    pair_mean,
-    subtrajectory_balance,
-)
-from gflowdial.precision import precise_dtype
+from gflowdial.losses.subtrajectory import pair_mean, subtrajectory_balance
+from gflowdial.numerics import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 

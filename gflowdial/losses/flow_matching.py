@@ -3,9 +3,9 @@
 import torch
 
 from gflowdial import segments
-from gflowdial.losses.inputs import check_finite
+from gflowdial.losses.inputs import check_finite_if_required
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.precision import lift_vector
+from gflowdial.numerics import lift_vector
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -51,9 +51,9 @@ def flow_matching(
     # Here alone -inf has a meaning, which `require_finite` must not refuse.
     no_end = log_reward == -torch.inf
     reward = lift_vector("log_reward", log_reward.where(~no_end, 0.0), states, "state")
-    check_finite("log_in_flow", inward, lambda i: f"an edge into state {int(in_state[i])}")
-    check_finite("log_out_flow", outward, lambda i: f"an edge out of state {int(out_state[i])}")
-    check_finite("log_reward", reward, lambda i: f"state {i}")
+    check_finite_if_required("log_in_flow", inward, lambda i: f"an edge into state {int(in_state[i])}")
+    check_finite_if_required("log_out_flow", outward, lambda i: f"an edge out of state {int(out_state[i])}")
+    check_finite_if_required("log_reward", reward, lambda i: f"state {i}")
     reward = reward.where(~no_end, -torch.inf)
     for name, index in (("in_state", in_state), ("out_state", out_state)):
         if not torch.compiler.is_compiling() and bool(((index < 0) | (index >= states)).any()):

@@ -11,8 +11,9 @@ The target is that of the plain losses, R, however the turns share it out; what 
 from gflowdial.forest import Forest
 from gflowdial.losses.balance import detailed_balance
 from gflowdial.losses.inputs import lift
+from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.subtrajectory import PairWeight, subtrajectory_balance
+from gflowdial.losses.subtrajectory import subtrajectory_balance
 from gflowdial.shapes import Float, Tensor
 
 

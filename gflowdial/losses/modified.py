@@ -12,9 +12,10 @@ at each state in proportion to its R. For any R and P_B there is one such policy
 
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import edge_residual, lift, log_ratio
+from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reduction import tree_mean
-from gflowdial.losses.subtrajectory import PairWeight, pair_mean
+from gflowdial.losses.subtrajectory import pair_mean
 from gflowdial.shapes import Float, Tensor
 
 

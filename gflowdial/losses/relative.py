@@ -12,8 +12,9 @@ Args of both losses, besides those of `trajectory_balance` and `subtrajectory_ba
 from gflowdial.forest import Forest
 from gflowdial.losses.balance import trajectory_balance
 from gflowdial.losses.inputs import lift
+from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.subtrajectory import PairWeight, subtrajectory_balance
+from gflowdial.losses.subtrajectory import subtrajectory_balance
 from gflowdial.shapes import Float, Tensor
 
 

@@ -8,6 +8,7 @@ from gflowdial.losses.balance import detailed_balance
 from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reduction import tree_mean, weighted_tree_mean
+from gflowdial.numerics import check_length
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Tensor
 
@@ -51,8 +52,7 @@ def expected_detailed_balance(
 
     Source: Jiralerspong et al., arXiv 2310.02779.
     """
-    if chance.shape != (forest.num_nodes,):
-        raise ValueError(f"chance must have one entry per node, shape [{forest.num_nodes}]; got {list(chance.shape)}.")
+    check_length("chance", chance, forest.num_nodes, "node")
     flow = anchored_flow(log_flow, log_reward, forest)
     ratio = log_ratio(log_pf, None, forest)
     acts = ~chance[forest.edge_parent]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from gflowdial.envs.distinct import distinct
 from gflowdial.estimators.flow_estimator import FlowEstimates, FlowEstimator
+from gflowdial.numerics import distinct
 from gflowdial.sampling.trajectories import Trajectories
 from gflowdial.shapes import Float, Int, Tensor
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gflowdial.envs.distinct import distinct
 from gflowdial.envs.environment import Environment
 from gflowdial.estimators.flow_estimator import FlowEstimator
+from gflowdial.numerics import distinct
 from gflowdial.sampling.trajectories import Trajectories
 from gflowdial.shapes import Float, Int, Tensor
 

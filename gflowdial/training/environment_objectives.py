@@ -12,7 +12,8 @@ import torch
 
 from gflowdial import losses
 from gflowdial.envs.environment import Environment
-from gflowdial.estimators.flow_estimator import FlowEstimator, uniform_log_probabilities
+from gflowdial.estimators.flow_estimator import FlowEstimator
+from gflowdial.numerics import uniform_log_probabilities
 from gflowdial.sampling import Policy, Trajectories, evaluate, state_flows, stopping_prefixes
 from gflowdial.shapes import Float, Int, Tensor
 
