@@ -88,6 +88,7 @@ class ChainScan:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
+        # After k cells of a block the cell holds rise_k·x_k; its cumulative sum times fall_k is the decayed sum.
         cells = x.new_zeros(self.num_blocks * len(self.rise) + 1)
         # Each value goes one cell further than its node; what leaves its chain so is wiped out.
         cells[1:].scatter_(0, self.slot, x)
@@ -125,6 +126,7 @@ class RowScan:
         for start in range(0, x.shape[1], width):
             block = x[:, start : start + width]
             if start > 0:
+                # The last sum of a block enters the next as if it were part of its first value.
                 block[:, 0].add_(x[:, start - 1], alpha=self.decay)
             size = block.shape[1]
             block.mul_(self.rise[:size]).cumsum_(1).mul_(self.fall[:size])
@@ -158,6 +160,7 @@ class TreeJumps:
         while len(nodes):
             tables.append((nodes, jump[nodes]))
             further = torch.full_like(jump, -1)
+            # 2^k steps and 2^k more; -1 where a jump would leave the tree.
             further[nodes] = jump[jump[nodes]]
             jump = further
             nodes = torch.nonzero(jump >= 0).squeeze(1)

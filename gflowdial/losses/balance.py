@@ -22,10 +22,10 @@ def trajectory_balance(
     trees. A single-node tree has the one pair (root, root): ``(log R - log Z)²``.
 
     Args:
-        log_z: log-partition, one for all trees or one per tree, in nats like all logarithms here.
-        log_pf: forward log-probability of each action.
-        log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf.
+        log_z: log-partition, one for all trees, ``[]``, or one per tree, ``[trees]``, in nats like all logarithms here.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
 
@@ -56,10 +56,10 @@ def detailed_balance(
     of each tree, then over trees; a tree without edges counts 0.
 
     Args:
-        log_flow: log F of each state; entries at leaves are replaced by ``log_reward``.
-        log_pf: forward log-probability of each action.
-        log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf.
+        log_flow: log F of each state, ``[nodes]``; entries at leaves are replaced by ``log_reward``.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
 

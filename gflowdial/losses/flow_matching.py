@@ -30,11 +30,11 @@ def flow_matching(
     each P_B. There is no ε in the logarithms: a state that is entered but has no way out and no reward costs infinity.
 
     Args:
-        log_in_flow: log F of each in-edge.
-        log_out_flow: log F of each out-edge.
-        log_reward: log R of each state, -inf where none may end.
-        in_state: the state that each in-edge enters, an index into ``log_reward``.
-        out_state: the state that each out-edge leaves.
+        log_in_flow: log F of each in-edge, ``[in_edges]``.
+        log_out_flow: log F of each out-edge, ``[out_edges]``.
+        log_reward: log R of each state, ``[states]``, -inf where none may end.
+        in_state: the state that each in-edge enters, an index into ``log_reward``, ``int64 [in_edges]``.
+        out_state: the state that each out-edge leaves, ``int64 [out_edges]``.
         penalty: what a residual costs; see `losses.penalties`.
 
     Returns:
@@ -60,6 +60,7 @@ def flow_matching(
             raise ValueError(f"{name} must index the {states} entries of log_reward; it holds others.")
     entered = Segments.from_ids(in_state, states)
     inflow = segments.logsumexp(inward, entered)
+    # The reward of a state is one more edge out of it.
     everyone = torch.arange(states, device=reward.device)
     leaving = Segments.from_ids(torch.cat([out_state, everyone]), states)
     outflow = segments.logsumexp(torch.cat([outward, reward]), leaving)

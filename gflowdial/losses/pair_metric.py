@@ -118,6 +118,7 @@ class Pairs:
         forest, measure = self.forest, self.measure
         delta = forest.edges_to_nodes(residual)
         started = delta * measure.above
+        # Split at n, a path is (a→n) + (n→d): the first part weighs Σ over d below n, the second Σ over a above n.
         flux = forest.ancestor_filter(started, measure.decay).add_(started).mul_(measure.below)
         del started
         flux.addcmul_(measure.above, forest.descendant_filter(delta.mul_(measure.below), measure.decay))
@@ -176,6 +177,7 @@ class TablePairs:
             flux = so_far[:, -1:] * self.above
             flux[:, 1:].sub_(so_far[:, :-1], alpha=self.scale * (delta.shape[1] + 1))
             return flux
+        # As `Pairs`, with the filters as scans of rows: forward for what came before, of flipped rows for what comes.
         flux = self.scan(delta * self.above).mul_(self.below)
         later = self.scan((delta * self.below).flip(1))
         flux[:, :-1].addcmul_(self.above[:-1], later[:, :-1].flip(1), value=decay)

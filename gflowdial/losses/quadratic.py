@@ -55,6 +55,7 @@ class _Quadratic(torch.autograd.Function):
         slope = metric(residual)
         ctx.residuals, ctx.metric = residuals, metric
         ctx.save_for_backward(slope, *logs)
+        # One product is both: rᵀ(Mr) is the loss, 2(Mr) its derivative.
         return torch.dot(residual, slope).to(dtype)
 
     @staticmethod

@@ -27,16 +27,16 @@ def subtrajectory_balance(
     single-node tree counts 0.
 
     Args:
-        log_flow: log F of each state; entries at leaves are replaced by ``log_reward``.
-        log_pf: forward log-probability of each action.
-        log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf.
+        log_flow: log F of each state, ``[nodes]``; entries at leaves are replaced by ``log_reward``.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         decay: λ in (0, 1].
         pair_weight: "unique" counts each ancestor pair once, "path" as often as root-to-leaf paths contain it, which
             equals listing every path as a trajectory of its own. On chains they are the same.
-        penalty: what a residual costs; see `losses.penalties`. Any but `squared` takes time proportional to pairs, but
-            memory proportional to nodes.
+        penalty: what a residual costs; see `losses.penalties`. Any but the square takes time proportional to pairs,
+            but memory proportional to nodes.
 
     Returns:
         The loss, computed in float64 and returned in the dtype of ``log_flow``.
