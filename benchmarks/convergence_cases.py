@@ -13,6 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from gflowdial.training.environment_objectives import EnvironmentObjective
 from torch import Tensor
 
 from gflowdial import losses, oracle, segments
@@ -27,11 +28,11 @@ from gflowdial.envs import (
     StateGraph,
     StopAnywhere,
 )
-from gflowdial.estimators.flow_estimator import FlowEstimator, uniform_log_probabilities
+from gflowdial.estimators.flow_estimator import FlowEstimator
+from gflowdial.numerics import uniform_log_probabilities
 from gflowdial.sampling import Trajectories, evaluate
 from gflowdial.segments import Segments
 from gflowdial.training import environment_objectives as objectives
-from gflowdial.training.environment_objectives import EnvironmentObjective
 
 EPSILON = 0.2
 """Chance of a uniform action while sampling."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmarks.measure import device
 from gflowdial import Forest, losses
-from gflowdial.losses.subtrajectory import PairWeight
+from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.search import SearchConfig, search
 
 TREES = 64

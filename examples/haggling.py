@@ -80,10 +80,10 @@ def answer(talk: Talk, before: Talk) -> str:
     return f"{feeling} I could pay {talk.offer}." if talk.offer != before.offer else feeling
 
 
-def profit(sale: Sale, talk: Talk, moves: Sequence[str]) -> float:
+def profit(sale: Scene, talk: Talk, moves: Sequence[str]) -> float:
     """The share of the greatest profit: the price less cost and extras over the reserve price less cost; 0 without a
     deal."""
-    if talk.status != "deal":
+    if talk.status != "deal" or not isinstance(sale, Sale):
         return 0.0
     extras = moves.count("Add an extra") * (sale.price // 20)
     return float(np.clip((talk.price - sale.cost - extras) / (sale.reserve - sale.cost), 0, 1))
@@ -99,7 +99,9 @@ def scenes() -> list[Sale]:
     things = (("bike", 100), ("desk", 120), ("lamp", 40), ("guitar", 200), ("camera", 160), ("tent", 80))
     found = []
     for (item, price), reserve, mood in product(things, (85, 95, 105), (1, 2, 3)):
-        opening = f"{('Hm.', 'I see.', 'I like it.')[mood - 1]} I thought of {price * (reserve - 20) // 100} for the {item}."
+        opening = (
+            f"{('Hm.', 'I see.', 'I like it.')[mood - 1]} I thought of {price * (reserve - 20) // 100} for the {item}."
+        )
         sale = Sale(f"{item}-{reserve}-{mood}", opening, item, price, price // 2, price * reserve // 100, mood)
         found.append(sale)
     return found
@@ -124,7 +126,9 @@ class World(CannedAgent):
 
     def score(self, dialogues: Sequence[Dialogue]) -> np.ndarray:
         """The profit of each deal, 0 where there is none yet, ``[B, 1]``."""
-        return np.array([[profit(dialogue.scene, self.talks(dialogue)[-1], self.moves_of(dialogue))] for dialogue in dialogues])
+        return np.array(
+            [[profit(dialogue.scene, self.talks(dialogue)[-1], self.moves_of(dialogue))] for dialogue in dialogues]
+        )
 
 
 def simulated(inventory: Inventory) -> Roles:

@@ -42,8 +42,20 @@ PHRASES = {
     "Encourage": "You are getting there, go on.",
 }
 # From how much skill and courage a move is understood, and how much skill and courage that brings.
-NEEDS = {"Explain": (0, 0), "Show an example": (1, 0), "Give a hint": (1, 1), "Set a problem": (2, 1), "Encourage": (0, 0)}
-BRINGS = {"Explain": (1, 0), "Show an example": (1, 0), "Give a hint": (1, 1), "Set a problem": (2, 0), "Encourage": (0, 1)}
+NEEDS = {
+    "Explain": (0, 0),
+    "Show an example": (1, 0),
+    "Give a hint": (1, 1),
+    "Set a problem": (2, 1),
+    "Encourage": (0, 0),
+}
+BRINGS = {
+    "Explain": (1, 0),
+    "Show an example": (1, 0),
+    "Give a hint": (1, 1),
+    "Set a problem": (2, 0),
+    "Encourage": (0, 1),
+}
 
 
 def chance(mind: Mind, move: str) -> float:

@@ -8,7 +8,10 @@ def main() -> int:
     try:
         from gflowdial.dialogue.cli import main as run
     except ImportError as error:
-        print(f"error: {error}; the program needs the extra `dialogue`: pip install 'gflowdial[dialogue]'", file=sys.stderr)
+        print(
+            f"error: {error}; the program needs the extra `dialogue`: pip install 'gflowdial[dialogue]'",
+            file=sys.stderr,
+        )
         return 2
     return run()
 

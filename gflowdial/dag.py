@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from gflowdial.forest import Forest
+from gflowdial.numerics import first_true
 from gflowdial.shapes import Int, Tensor
 
 
@@ -64,15 +65,11 @@ class Dag:
                 raise ValueError(f"{name} must be int64; got {nodes.dtype}. Convert it with {name}.long().")
             if nodes.ndim != 1:
                 raise ValueError(f"{name} must be a vector, one entry an edge; got shape {list(nodes.shape)}.")
-            outside = (nodes < 0) | (nodes >= num_nodes)
-            if bool(outside.any()):
-                edge = int(torch.nonzero(outside)[0])
+            if (edge := first_true((nodes < 0) | (nodes >= num_nodes))) is not None:
                 raise ValueError(f"{name}[{edge}] is {int(nodes[edge])}, out of range: nodes are 0 to {num_nodes - 1}.")
         if len(source) != len(target):
             raise ValueError(f"source and target must be equally long; got {len(source)} and {len(target)}.")
-        falling = source >= target
-        if bool(falling.any()):
-            edge = int(torch.nonzero(falling)[0])
+        if (edge := first_true(source >= target)) is not None:
             raise ValueError(
                 f"edge {edge} leads from node {int(source[edge])} to node {int(target[edge])}: number the nodes so "
                 "that every edge leads from a smaller to a greater number, by `longest_path` for instance."
@@ -136,9 +133,7 @@ class Dag:
         # Any one edge into each node makes a forest; its trees are whole exactly where no other edge joins two.
         some_parent = torch.full((self.num_nodes,), -1, device=self.device).scatter(0, self.target, self.source)
         tree = Forest(some_parent).tree
-        joining = tree[self.source] != tree[self.target]
-        if bool(joining.any()):
-            edge = int(torch.nonzero(joining)[0])
+        if (edge := first_true(tree[self.source] != tree[self.target])) is not None:
             first, second = (int(self.roots[tree[ends[edge]]]) for ends in (self.source, self.target))
             raise ValueError(
                 f"node {int(self.target[edge])} lies below the roots {first} and {second}: give states that follow "
@@ -197,7 +192,6 @@ def longest_path(source: Int[Tensor, " edges"], target: Int[Tensor, " edges"], n
         reached, times = torch.unique(target[by_source[edges]], return_counts=True)
         waiting[reached] -= times
         ready, depth = reached[waiting[reached] == 0], depth + 1
-    if bool((waiting > 0).any()):
-        node = int(torch.nonzero(waiting > 0)[0])
+    if (node := first_true(waiting > 0)) is not None:
         raise ValueError(f"the edges close a circle on the way to node {node}; flows need an acyclic graph.")
     return level

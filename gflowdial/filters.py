@@ -6,26 +6,14 @@ itself among them; one more round adds what the node 2^k steps away holds.
 """
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 NEGLIGIBLE = 1e-60
 """Rounds that weigh less than this are left out: they change nothing in float64, and denormals are slow."""
-
-
-@runtime_checkable
-class Paths(Protocol):
-    """The two filters, one the transpose of the other."""
-
-    def ancestor_sum(self, x: Tensor, decay: float) -> Tensor:
-        """``y_n = Σ over proper ancestors a of n of decay^distance(a, n) · x_a``."""
-
-    def descendant_sum(self, x: Tensor, decay: float) -> Tensor:
-        """``y_m = Σ over proper descendants n of m of decay^distance(m, n) · x_n``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +23,11 @@ class Chains:
     lengths: Tensor
     scans: dict[tuple[float, torch.dtype], "tuple[ChainScan, ChainScan]"] = field(default_factory=dict)
 
-    def ancestor_sum(self, x: Tensor, decay: float) -> Tensor:
-        return self._scans(decay, x.dtype)[0](x)
-
-    def descendant_sum(self, x: Tensor, decay: float) -> Tensor:
-        return self._scans(decay, x.dtype)[1](x)
-
-    def _scans(self, decay: float, dtype: torch.dtype) -> "tuple[ChainScan, ChainScan]":
-        if (decay, dtype) not in self.scans:
-            scan = ChainScan.of(self.lengths, decay, dtype)
-            self.scans[decay, dtype] = scan, scan.backwards()
-        return self.scans[decay, dtype]
+    def sum(self, x: Tensor, decay: float, down: bool) -> Tensor:
+        if (decay, x.dtype) not in self.scans:
+            scan = ChainScan.of(self.lengths, decay, x.dtype)
+            self.scans[decay, x.dtype] = scan, scan.backwards()
+        return self.scans[decay, x.dtype][down](x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +88,7 @@ class ChainScan:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
+        # After k cells of a block the cell holds rise_k·x_k; its cumulative sum times fall_k is the decayed sum.
         cells = x.new_zeros(self.num_blocks * len(self.rise) + 1)
         # Each value goes one cell further than its node; what leaves its chain so is wiped out.
         cells[1:].scatter_(0, self.slot, x)
@@ -143,6 +126,7 @@ class RowScan:
         for start in range(0, x.shape[1], width):
             block = x[:, start : start + width]
             if start > 0:
+                # The last sum of a block enters the next as if it were part of its first value.
                 block[:, 0].add_(x[:, start - 1], alpha=self.decay)
             size = block.shape[1]
             block.mul_(self.rise[:size]).cumsum_(1).mul_(self.fall[:size])
@@ -176,70 +160,48 @@ class TreeJumps:
         while len(nodes):
             tables.append((nodes, jump[nodes]))
             further = torch.full_like(jump, -1)
+            # 2^k steps and 2^k more; -1 where a jump would leave the tree.
             further[nodes] = jump[jump[nodes]]
             jump = further
             nodes = torch.nonzero(jump >= 0).squeeze(1)
         return TreeJumps(tuple(tables))
 
-    def ancestor_sum(self, x: Tensor, decay: float) -> Tensor:
-        return self._sum(x, decay, self._pull)
-
-    def descendant_sum(self, x: Tensor, decay: float) -> Tensor:
-        return self._sum(x, decay, self._push)
-
-    def _sum(self, x: Tensor, decay: float, add: Callable[[Tensor, Tensor, int, float], None]) -> Tensor:
+    def sum(self, x: Tensor, decay: float, down: bool) -> Tensor:
+        # (to, from) of each round. A round adds what the totals were before it: no node is counted twice.
+        rounds = [(ancestors, nodes) if down else (nodes, ancestors) for nodes, ancestors in self.tables]
         total, proper = x.clone(), torch.zeros_like(x)
-        for k, weight in _weights(decay, len(self.tables)):
-            add(total, total, k, weight)
+        for k, (into, of) in enumerate(rounds):
+            weight = decay ** (1 << k)
+            if weight < NEGLIGIBLE:
+                break
+            total.index_add_(0, into, total[of], alpha=weight)
         # The proper sum is the inclusive one a step away; subtracting x from it would cancel.
-        if self.tables:
-            add(proper, total, 0, decay)
+        if rounds:
+            into, of = rounds[0]
+            proper.index_add_(0, into, total[of], alpha=decay)
         return proper
 
-    def _pull(self, into: Tensor, x: Tensor, k: int, weight: float) -> None:
-        nodes, ancestors = self.tables[k]
-        into.index_add_(0, nodes, x[ancestors], alpha=weight)
 
-    def _push(self, into: Tensor, x: Tensor, k: int, weight: float) -> None:
-        nodes, ancestors = self.tables[k]
-        into.index_add_(0, ancestors, x[nodes], alpha=weight)
+Paths = Chains | TreeJumps
 
 
-def _weights(decay: float, rounds: int) -> Iterator[tuple[int, float]]:
-    for k in range(rounds):
-        weight = decay ** (1 << k)
-        if weight < NEGLIGIBLE:
-            return
-        yield k, weight
+def path_filter(x: Tensor, decay: float, paths: Paths, down: bool) -> Tensor:
+    """Sums along paths, differentiable any number of times.
+
+    ``y_n = Σ over proper ancestors a of n of decay^distance(a, n) · x_a``; ``down`` sums over proper descendants
+    instead, which is the transpose.
+    """
+    return cast(Tensor, _PathFilter.apply(x, decay, paths, down))  # type: ignore[no-untyped-call]
 
 
-def ancestor_filter(x: Tensor, decay: float, paths: Paths) -> Tensor:
-    """``y_n = Σ over proper ancestors a of n of decay^distance(a, n) · x_a``, differentiable any number of times."""
-    return cast(Tensor, _AncestorFilter.apply(x, decay, paths))  # type: ignore[no-untyped-call]
-
-
-def descendant_filter(x: Tensor, decay: float, paths: Paths) -> Tensor:
-    """``y_m = Σ over proper descendants n of m of decay^distance(m, n) · x_n``: the transpose of `ancestor_filter`."""
-    return cast(Tensor, _DescendantFilter.apply(x, decay, paths))  # type: ignore[no-untyped-call]
-
-
-class _AncestorFilter(torch.autograd.Function):
+class _PathFilter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, decay: float, paths: Paths) -> Tensor:
-        ctx.decay, ctx.paths = decay, paths
-        return paths.ancestor_sum(x, decay)
+    def forward(ctx: Any, x: Tensor, decay: float, paths: Paths, down: bool) -> Tensor:
+        ctx.options = decay, paths, down
+        return paths.sum(x, decay, down)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return descendant_filter(grad, ctx.decay, ctx.paths), None, None
-
-
-class _DescendantFilter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, decay: float, paths: Paths) -> Tensor:
-        ctx.decay, ctx.paths = decay, paths
-        return paths.descendant_sum(x, decay)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ancestor_filter(grad, ctx.decay, ctx.paths), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        # The filter is linear: its derivative is its transpose, the same filter the other way.
+        decay, paths, down = ctx.options
+        return path_filter(grad, decay, paths, not down), None, None, None

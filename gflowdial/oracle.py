@@ -5,7 +5,7 @@ import torch
 from gflowdial import segments
 from gflowdial.dag import Dag
 from gflowdial.forest import Forest
-from gflowdial.precision import lift_vector, precise_dtype
+from gflowdial.numerics import check_finite, check_length, check_normalised, lift_vector, precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Tensor
 
@@ -25,7 +25,7 @@ def exact_flows(
     Raises:
         ValueError: if a reward is NaN or infinite.
     """
-    _require_finite("log_reward", log_reward)
+    check_finite("log_reward", log_reward)
     at_leaves = log_reward.new_full((forest.num_nodes,), -torch.inf).index_copy(0, forest.leaves, log_reward)
     log_flow = forest.subtree_logsumexp(at_leaves)
     return log_flow, log_flow[forest.edge_child] - log_flow[forest.edge_parent]
@@ -66,13 +66,12 @@ def expected_flows(
     """
     log_reward = lift_vector("log_reward", log_reward, forest.num_leaves, "leaf")
     log_chance = lift_vector("log_chance", log_chance, forest.num_edges, "edge")
-    if chance.shape != (forest.num_nodes,):
-        raise ValueError(f"chance must have one entry per node, shape [{forest.num_nodes}]; got {list(chance.shape)}.")
-    _require_finite("log_reward", log_reward)
+    check_length("chance", chance, forest.num_nodes, "node")
+    check_finite("log_reward", log_reward)
     by_chance = chance[forest.edge_parent]
     weight = torch.where(by_chance, log_chance, 0.0)
-    _require_finite("log_chance", weight)
-    _require_normalised("log_chance", log_chance[by_chance], "out of", forest.edge_parent[by_chance], forest.num_nodes)
+    check_finite("log_chance", weight)
+    check_normalised("log_chance", log_chance[by_chance], "out of", forest.edge_parent[by_chance], forest.num_nodes)
     # What a leaf adds to F(n) is R times the chances from n to it: those from the root to it over those to n.
     so_far = forest.root_sum(weight)
     at_leaves = log_reward.new_full((forest.num_nodes,), -torch.inf)
@@ -111,8 +110,8 @@ def dag_flows(
     """
     log_pb = lift_vector("log_pb", log_pb, dag.num_edges, "edge")
     log_reward = lift_vector("log_reward", log_reward, len(dag.terminals), "terminal")
-    _require_finite("log_reward", log_reward)
-    _require_normalised("log_pb", log_pb, "into", dag.target, dag.num_nodes)
+    check_finite("log_reward", log_reward)
+    check_normalised("log_pb", log_pb, "into", dag.target, dag.num_nodes)
     log_flow = log_reward.new_full((dag.num_nodes,), -torch.inf).index_copy(0, dag.terminals, log_reward)
     for level in dag.levels_up:
         edge_flow = log_flow[dag.target[level.edges]] + log_pb[level.edges]
@@ -146,25 +145,7 @@ def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> F
         reached = segments.logsumexp(step, Segments.from_ids(level.position, len(level.nodes)))
         log_reach = log_reach.index_copy(0, level.nodes, reached)
     reachable = log_reach[dag.source] > -torch.inf
-    _require_normalised("log_pf", log_pf[reachable], "out of", dag.source[reachable], dag.num_nodes)
+    check_normalised("log_pf", log_pf[reachable], "out of", dag.source[reachable], dag.num_nodes)
     # Whoever lies below two roots has no one probability: this raises.
     _ = dag.root_of
     return log_reach[dag.terminals]
-
-
-def _require_finite(name: str, values: Tensor) -> None:
-    if not bool(values.isfinite().all()):
-        first = int(torch.nonzero(~values.isfinite())[0])
-        raise ValueError(f"{name} must be finite; {name}[{first}] is {float(values[first])}.")
-
-
-def _require_normalised(name: str, log_p: Tensor, side: str, node: Tensor, num_nodes: int) -> None:
-    """The probabilities of the edges on one side of each node sum to 1; what comes from float32 passes."""
-    total = segments.sum(log_p.detach().exp(), Segments.from_ids(node, num_nodes))[node]
-    wrong = ~((total - 1).abs() < 1e-4)
-    if bool(wrong.any()):
-        first = int(torch.nonzero(wrong)[0])
-        raise ValueError(
-            f"{name} must sum to 1 over the edges {side} a node; exp({name}) sums to {float(total[first]):.6g} over "
-            f"those {side} node {int(node[first])}."
-        )

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from gflowdial import segments
-from gflowdial.precision import precise_dtype
+from gflowdial.numerics import precise_dtype
 from gflowdial.sampling.trajectories import Terminals
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor

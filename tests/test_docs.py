@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
-
 from examples.aflow_esc.config import RunConfig
+from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("README.md")])

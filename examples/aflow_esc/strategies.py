@@ -5,7 +5,6 @@ from types import MappingProxyType
 
 from gflowdial.dialogue.moves import Inventory, Move
 
-
 ESCONV = Inventory(
     "esconv",
     (
@@ -53,18 +52,12 @@ _EMPATHETIC = Move(
     "Show warmth and that one feels with the seeker.",
     ("Empathetic Statement", "Empathic Statements", "Empathy"),
 )
-_AFFIRMATION = Move(
-    "Affirmation", "Name a strength or effort of the seeker and honour it.", ("Affirmations", "Affirm")
-)
+_AFFIRMATION = Move("Affirmation", "Name a strength or effort of the seeker and honour it.", ("Affirmations", "Affirm"))
 _OPTIONS = Move(
     "Suggest Options", "Offer possible steps for the seeker to choose from.", ("Suggest Option", "Suggesting Options")
 )
-_PLANNING = Move(
-    "Collaborative Planning", "Work out a next step together with the seeker.", ("Collaborative Plan",)
-)
-_INFORMATION = Move(
-    "Share Information", "Tell a fact or resource that bears on the problem.", ("Sharing Information",)
-)
+_PLANNING = Move("Collaborative Planning", "Work out a next step together with the seeker.", ("Collaborative Plan",))
+_INFORMATION = Move("Share Information", "Tell a fact or resource that bears on the problem.", ("Sharing Information",))
 
 AFLOW = Inventory(
     "aflow",

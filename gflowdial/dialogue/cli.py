@@ -51,7 +51,9 @@ def _search(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     if not options.config and (options.set or options.resume or options.strict or options.trees):
-        raise ConfigError("--set, --resume, --strict and --trees go with --config; without it train goes on in --output")
+        raise ConfigError(
+            "--set, --resume, --strict and --trees go with --config; without it train goes on in --output"
+        )
     run, _ = _begin(options) if options.config else _continue(options)
     if options.trees:
         run.with_trees_of(Run.open(options.trees))

@@ -142,7 +142,9 @@ class TrainingConfig(_Section):
         attention: how it attends along packed prefixes; see `gflowdial.estimators.packing.Attention`.
     """
 
-    methods: Annotated[list[Annotated[str, AfterValidator(_known_method)]], Field(min_length=1), AfterValidator(_distinct)]
+    methods: Annotated[
+        list[Annotated[str, AfterValidator(_known_method)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
     epochs: Annotated[float, Field(gt=0)] = 3.0
     batch_size: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
@@ -269,7 +271,9 @@ def role_options(make: RoleMaker, given: Mapping[str, Any]) -> dict[str, Any]:
     try:
         checked = form.model_validate(dict(given))
     except ValidationError as error:
-        raise ConfigError("; ".join(_reason(dict(p), "roles.", form) for p in error.errors(include_url=False))) from None
+        raise ConfigError(
+            "; ".join(_reason(dict(p), "roles.", form) for p in error.errors(include_url=False))
+        ) from None
     return {name: getattr(checked, name) for name in options}
 
 

@@ -196,4 +196,11 @@ def _row(by_seed: list[list[Outcome]], num_seeds: int, setting: Setting) -> dict
 def _line(episode: Episode, name: str, seed: int) -> dict[str, Any]:
     turns = [asdict(turn) for turn in episode.dialogue.turns]
     scene, status = episode.dialogue.scene.id, episode.state.status
-    return {"policy": name, "seed": seed, "scene": scene, "return": episode.episode_return, "status": status, "turns": turns}
+    return {
+        "policy": name,
+        "seed": seed,
+        "scene": scene,
+        "return": episode.episode_return,
+        "status": status,
+        "turns": turns,
+    }

@@ -20,9 +20,7 @@ Labels = list[NDArray[np.int64]]
 """The actions of every dialogue."""
 
 
-def evaluate(
-    run: Run, setting: Setting, report: Report
-) -> tuple[Rows, str, str, dict[str, Any], list[dict[str, Any]]]:
+def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str, dict[str, Any], list[dict[str, Any]]]:
     """Rows, title, caption, facts and single predictions of the label table."""
     config = setting.config
     train, held_out = ([_gold(setting, dialogue) for dialogue in part] for part in setting.dialogues)

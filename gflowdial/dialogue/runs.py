@@ -83,7 +83,9 @@ class Run:
         for name in _SEARCHED:
             mine, theirs = getattr(self.config, name), getattr(other.config, name)
             if mine != theirs:
-                raise RunError(f"{other.folder} was searched with {name} ({theirs}), not ({mine}): its trees do not fit")
+                raise RunError(
+                    f"{other.folder} was searched with {name} ({theirs}), not ({mine}): its trees do not fit"
+                )
         for seed in self.config.seeds:
             if not other.trees(seed).is_file():
                 raise RunError(f"{other.trees(seed)} is missing: search the seeds of this run there first")

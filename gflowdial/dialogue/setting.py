@@ -81,7 +81,9 @@ class Setting:
     @cached_property
     def licence(self) -> str:
         """Under what licence the data of the run are."""
-        stated = self.task.licence if self.corpus is None else f"not stated; see where {self.config.data.source} is from"
+        stated = (
+            self.task.licence if self.corpus is None else f"not stated; see where {self.config.data.source} is from"
+        )
         return self.config.data.licence or stated
 
     @cached_property
@@ -154,9 +156,18 @@ class Setting:
         except ValueError as error:
             raise ConfigError(f"inventory: {error}") from None
 
-    def _local_roles(self, *, model: str = "smollm2", max_new_tokens: int = 24) -> Roles:
+    def _local_roles(
+        self,
+        *,
+        model: str = "smollm2",
+        max_new_tokens: int = 24,
+        draws: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Roles:
+        """A local language model in all roles; see `gflowdial.dialogue.local.local_roles`."""
         local = LocalModel(*language_model(model, "roles.model", self.config.compute))
-        return local_roles(self.task, self.inventory, local, max_new_tokens=max_new_tokens)
+        return local_roles(self.task, self.inventory, local, max_new_tokens, draws, temperature, seed)
 
     @property
     def is_enumerable(self) -> bool:

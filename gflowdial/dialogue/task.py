@@ -162,10 +162,10 @@ class Task:
         allowed: which moves may be taken after a dialogue, one truth value per move; None: all.
         template: how a policy reads a dialogue.
         prompts: what language models in the roles are told.
-        load: recorded dialogues of a file, their moves in an inventory; with a third argument true it stops at the first
-            fault. None: the task knows no recorded dialogues.
-        guard: ``guard(locale)`` is what sees each line of a chat before the policy; see `gflowdial.dialogue.chat.Guard`.
-            None: nothing does.
+        load: recorded dialogues of a file, their moves in an inventory; with a third argument true it stops at the
+            first fault. None: the task knows no recorded dialogues.
+        guard: ``guard(locale)`` is what sees each line of a chat before the policy; see
+            `gflowdial.dialogue.chat.Guard`. None: nothing does.
         notice: what a chat tells first.
         chat_scene: the scene of a chat, from the person's first words; None: a scene of the task with these words.
         scene: the class of the scenes.
@@ -236,8 +236,8 @@ class Task:
         if not np.isfinite(total).all():
             dialogue = dialogues[int(np.flatnonzero(~np.isfinite(total[:, 0]))[0])]
             raise ValueError(
-                f"no allowed move has any probability after {dialogue.turns[-1].text!r} in scene {dialogue.scene.id!r}: "
-                "allow one in task.allowed, or end the conversation there"
+                f"no allowed move has any probability after {dialogue.turns[-1].text!r} in scene "
+                f"{dialogue.scene.id!r}: allow one in task.allowed, or end the conversation there"
             )
         return np.asarray(kept - total)
 

@@ -75,9 +75,7 @@ def check_moves(tree: SearchTree[DialogueState], inventory: Inventory) -> None:
                 raise ValueError(f"node {node}: its move is {move!r}, but its action {inventory.names[action]!r}")
 
 
-def recorded_tree(
-    dialogue: Dialogue, decisions: Sequence[int], inventory: Inventory
-) -> SearchTree[DialogueState]:
+def recorded_tree(dialogue: Dialogue, decisions: Sequence[int], inventory: Inventory) -> SearchTree[DialogueState]:
     """A recorded dialogue as a chain: what its agent chose at ``decisions``, each with return 1.
 
     Args:

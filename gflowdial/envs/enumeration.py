@@ -6,8 +6,8 @@ from functools import cached_property
 import torch
 
 from gflowdial.dag import Dag, longest_path
-from gflowdial.envs.distinct import keys
 from gflowdial.envs.environment import Environment
+from gflowdial.numerics import first_true, keys
 from gflowdial.shapes import Float, Int, Tensor
 
 
@@ -49,9 +49,7 @@ class StateGraph:
             raise ValueError(f"states must be rows of {self.states.shape[1]} integers; got {list(states.shape)}.")
         known, nodes = self._lookup
         found = nodes[torch.searchsorted(known, keys(states)).clamp(max=len(known) - 1)]
-        strange = (self.states[found] != states).any(1)
-        if bool(strange.any()):
-            row = int(torch.nonzero(strange)[0])
+        if (row := first_true((self.states[found] != states).any(1))) is not None:
             raise ValueError(f"the state {states[row].tolist()} (row {row}) is none that the environment can reach.")
         return found
 
@@ -101,9 +99,8 @@ def enumerate_states(environment: Environment, limit: int = 100_000) -> StateGra
 
 def _graph(environment: Environment, found: Tensor, source: Tensor, target: Tensor, action: Tensor) -> StateGraph:
     level = longest_path(source, target, len(found))
-    late = level[: len(environment.initial_states)] > 0
-    if bool(late.any()):
-        state = found[int(torch.nonzero(late)[0])].tolist()
+    if (late := first_true(level[: len(environment.initial_states)] > 0)) is not None:
+        state = found[late].tolist()
         raise ValueError(f"the initial state {state} can be reached from another state; no step may lead into one.")
     # A state that paths of different lengths lead to comes after all of them.
     order = torch.argsort(level, stable=True)
@@ -114,8 +111,7 @@ def _graph(environment: Environment, found: Tensor, source: Tensor, target: Tens
     _ = dag.root_of
     states = found[order]
     log_reward = environment.log_reward(states[dag.terminals]).double()
-    if not bool(log_reward.isfinite().all()):
-        worst = int(torch.nonzero(~log_reward.isfinite())[0])
+    if (worst := first_true(~log_reward.isfinite())) is not None:
         state = states[dag.terminals[worst]].tolist()
         raise ValueError(f"log_reward must be finite; it is {float(log_reward[worst])} at the state {state}.")
     return StateGraph(dag, states, action[by_source], log_reward)

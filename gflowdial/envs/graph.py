@@ -3,6 +3,7 @@
 import torch
 
 from gflowdial.dag import Dag
+from gflowdial.numerics import check_length
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 
@@ -18,11 +19,7 @@ class GraphEnvironment:
     """
 
     def __init__(self, dag: Dag, log_reward: Float[Tensor, " terminals"]) -> None:
-        if log_reward.shape != dag.terminals.shape:
-            raise ValueError(
-                f"log_reward must have one entry per terminal, shape [{len(dag.terminals)}]; "
-                f"got {list(log_reward.shape)}."
-            )
+        check_length("log_reward", log_reward, len(dag.terminals), "terminal")
         # A node below two roots would belong to two conditions: this raises.
         _ = dag.root_of
         self.dag = dag

@@ -3,12 +3,13 @@
 Language models stand in `gflowdial.estimators.language_model`, which needs the extra ``lm``.
 """
 
-from gflowdial.estimators.flow_estimator import FlowEstimates, FlowEstimator, masked_log_softmax
+from gflowdial.envs.environment import StateSpace
+from gflowdial.estimators.flow_estimator import FlowEstimates, FlowEstimator
 from gflowdial.estimators.log_z import NetworkLogZ, TabularLogZ
 from gflowdial.estimators.network import NetworkFlow
-from gflowdial.estimators.state_space import StateSpace
 from gflowdial.estimators.tabular import TabularFlow
 from gflowdial.estimators.trunks import MLPTrunk, TransformerTrunk, Trunk
+from gflowdial.numerics import masked_log_softmax
 
 __all__ = [
     "FlowEstimates",

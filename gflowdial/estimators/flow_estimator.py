@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-import torch
-
-from gflowdial.shapes import Bool, Float, Int, Tensor
+from gflowdial.shapes import Float, Int, Tensor
 
 Backward = Literal["uniform", "learned"]
 """P_B: even over the actions that can have led into a state, or a softmax of learned scores over them."""
@@ -41,23 +39,3 @@ class FlowEstimator(Protocol):
 
     def log_z(self, condition: Int[Tensor, " trees"]) -> Float[Tensor, " trees"]:
         """log Z of trajectories that start from the initial states ``condition``."""
-
-
-def masked_log_softmax(
-    scores: Float[Tensor, "states actions"], mask: Bool[Tensor, "states actions"]
-) -> Float[Tensor, "states actions"]:
-    """The log-softmax of each row over its valid actions; -inf elsewhere, and everywhere in a row without any.
-
-    Neither values nor gradients are NaN, whatever the scores of masked actions, and masked actions get no gradient.
-    """
-    # Filled with -inf instead, a row without valid actions would be NaN on the way, where anomaly detection stops.
-    invalid = ~mask
-    valid = scores.masked_fill(invalid, torch.finfo(scores.dtype).min)
-    return valid.log_softmax(1).masked_fill(invalid, -torch.inf)
-
-
-def uniform_log_probabilities(
-    mask: Bool[Tensor, "states actions"], dtype: torch.dtype
-) -> Float[Tensor, "states actions"]:
-    """Even over the valid actions of each row; -inf elsewhere."""
-    return masked_log_softmax(torch.zeros(mask.shape, dtype=dtype, device=mask.device), mask)

@@ -2,15 +2,11 @@
 
 from torch import nn
 
-from gflowdial.estimators.flow_estimator import (
-    Backward,
-    FlowEstimates,
-    masked_log_softmax,
-    uniform_log_probabilities,
-)
+from gflowdial.envs.environment import StateSpace
+from gflowdial.estimators.flow_estimator import Backward, FlowEstimates
 from gflowdial.estimators.log_z import NetworkLogZ, TabularLogZ
-from gflowdial.estimators.state_space import StateSpace
 from gflowdial.estimators.trunks import Trunk
+from gflowdial.numerics import masked_log_softmax, uniform_log_probabilities
 from gflowdial.shapes import Float, Int, Tensor
 
 

@@ -5,14 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from gflowdial.estimators.flow_estimator import (
-    Backward,
-    FlowEstimates,
-    masked_log_softmax,
-    uniform_log_probabilities,
-)
+from gflowdial.envs.environment import StateSpace
+from gflowdial.estimators.flow_estimator import Backward, FlowEstimates
 from gflowdial.estimators.log_z import TabularLogZ
-from gflowdial.estimators.state_space import StateSpace
+from gflowdial.numerics import masked_log_softmax, uniform_log_probabilities
 from gflowdial.shapes import Float, Int, Tensor
 
 

@@ -7,17 +7,11 @@ import torch
 from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import edge_residual, lift, log_ratio
+from gflowdial.losses.pair_metric import PairMeasure, PairWeight, node_weight, pair_energy
 from gflowdial.losses.penalties import squared
 from gflowdial.losses.reduction import weighted_tree_mean
-from gflowdial.losses.subtrajectory import (
-    PairMeasure,
-    PairWeight,
-    node_weight,
-    pair_energy,
-    pair_mean,
-    subtrajectory_balance,
-)
-from gflowdial.precision import precise_dtype
+from gflowdial.losses.subtrajectory import pair_mean, subtrajectory_balance
+from gflowdial.numerics import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -56,10 +50,10 @@ def afpo(
     ``"anchored"`` off the exact flow.
 
     Args:
-        log_flow: log Q̂ + log V of each node.
-        log_pf: forward log-probability of each action.
-        log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf; read by "anchored" alone, the others take None.
+        log_flow: log Q̂ + log V of each node, ``[nodes]``.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``; read by "anchored" alone, the others take None.
         forest: which state follows which.
         variant: see above.
         flow: how "paper" reads the flow; the others ignore it.
@@ -135,8 +129,8 @@ def ranking_hinge(
     pairs counts 0.
 
     Args:
-        log_value: log V(s, a) of each action, at the edge into its child.
-        search_value: the search's Q of the same actions.
+        log_value: log V(s, a) of each action, ``[edges]``.
+        search_value: the search's Q of the same actions, ``[edges]``.
         forest: which actions are siblings.
         margin: by how much the better one's log V should lead, in nats.
         weight: γ.
@@ -184,5 +178,6 @@ def _one_step_too_far(
     measure, action = _state_measure(forest, decay, pair_weight)
     started = forest.edges_to_nodes(residual) * measure.above
     drift = started + forest.ancestor_filter(started, decay)
+    # (ratio - gap)² = gap² + ratio·(ratio - 2·gap): the first is the energy, the second needs Σ over m of gap alone.
     extra = action * ratio * (ratio * measure.above[forest.edge_parent] - 2 * drift[forest.edge_parent])
     return pair_energy(residual, forest, measure) + (extra * measure.share[forest.edge_tree]).sum()

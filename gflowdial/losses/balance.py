@@ -2,8 +2,7 @@
 
 from gflowdial.forest import Forest
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.quadratic import quadratic
-from gflowdial.losses.reduction import edge_weights, leaf_weights
+from gflowdial.losses.reduction import Weights, mean_penalty
 from gflowdial.losses.steps import PathResiduals, StepResiduals
 from gflowdial.shapes import Float, Tensor
 
@@ -23,10 +22,10 @@ def trajectory_balance(
     trees. A single-node tree has the one pair (root, root): ``(log R - log Z)²``.
 
     Args:
-        log_z: log-partition, one for all trees or one per tree, in nats like all logarithms here.
-        log_pf: forward log-probability of each action.
-        log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf.
+        log_z: log-partition, one for all trees, ``[]``, or one per tree, ``[trees]``, in nats like all logarithms here.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
 
@@ -38,11 +37,8 @@ def trajectory_balance(
 
     Source: Malkin et al., arXiv 2201.13259; a log Z per condition: Zhang et al., arXiv 2302.05446.
     """
-    paths = PathResiduals(forest)
-    if penalty is squared:
-        return quadratic(paths, leaf_weights(forest), log_z, log_pf, log_pb, log_reward, dtype=log_pf.dtype)
-    residual = paths.of(log_z, log_pf, log_pb, log_reward)
-    return leaf_weights(forest).mean(penalty(residual)).to(log_pf.dtype)
+    logs = (log_z, log_pf, log_pb, log_reward)
+    return mean_penalty(PathResiduals(forest), Weights(forest.leaf_share), penalty, *logs, dtype=log_pf.dtype)
 
 
 def detailed_balance(
@@ -60,10 +56,10 @@ def detailed_balance(
     of each tree, then over trees; a tree without edges counts 0.
 
     Args:
-        log_flow: log F of each state; entries at leaves are replaced by ``log_reward``.
-        log_pf: forward log-probability of each action.
-        log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf.
+        log_flow: log F of each state, ``[nodes]``; entries at leaves are replaced by ``log_reward``.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
 
@@ -75,8 +71,5 @@ def detailed_balance(
 
     Source: Bengio et al., arXiv 2111.09266.
     """
-    steps = StepResiduals(forest)
-    if penalty is squared:
-        return quadratic(steps, edge_weights(forest), log_flow, log_pf, log_pb, log_reward, dtype=log_flow.dtype)
-    residual = steps.of(log_flow, log_pf, log_pb, log_reward)
-    return edge_weights(forest).mean(penalty(residual)).to(log_flow.dtype)
+    logs = (log_flow, log_pf, log_pb, log_reward)
+    return mean_penalty(StepResiduals(forest), Weights(forest.edge_share), penalty, *logs, dtype=log_flow.dtype)

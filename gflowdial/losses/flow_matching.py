@@ -3,10 +3,10 @@
 import torch
 
 from gflowdial import segments
-from gflowdial.losses.inputs import check_finite
+from gflowdial.losses.inputs import check_finite_if_required
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reading import reads
-from gflowdial.precision import lift_vector
+from gflowdial.numerics import lift_vector
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -32,11 +32,11 @@ def flow_matching(
     each P_B. There is no ε in the logarithms: a state that is entered but has no way out and no reward costs infinity.
 
     Args:
-        log_in_flow: log F of each in-edge.
-        log_out_flow: log F of each out-edge.
-        log_reward: log R of each state, -inf where none may end.
-        in_state: the state that each in-edge enters, an index into ``log_reward``.
-        out_state: the state that each out-edge leaves.
+        log_in_flow: log F of each in-edge, ``[in_edges]``.
+        log_out_flow: log F of each out-edge, ``[out_edges]``.
+        log_reward: log R of each state, ``[states]``, -inf where none may end.
+        in_state: the state that each in-edge enters, an index into ``log_reward``, ``int64 [in_edges]``.
+        out_state: the state that each out-edge leaves, ``int64 [out_edges]``.
         penalty: what a residual costs; see `losses.penalties`.
 
     Returns:
@@ -53,15 +53,16 @@ def flow_matching(
     # Here alone -inf has a meaning, which `require_finite` must not refuse.
     no_end = log_reward == -torch.inf
     reward = lift_vector("log_reward", log_reward.where(~no_end, 0.0), states, "state")
-    check_finite("log_in_flow", inward, lambda i: f"an edge into state {int(in_state[i])}")
-    check_finite("log_out_flow", outward, lambda i: f"an edge out of state {int(out_state[i])}")
-    check_finite("log_reward", reward, lambda i: f"state {i}")
+    check_finite_if_required("log_in_flow", inward, lambda i: f"an edge into state {int(in_state[i])}")
+    check_finite_if_required("log_out_flow", outward, lambda i: f"an edge out of state {int(out_state[i])}")
+    check_finite_if_required("log_reward", reward, lambda i: f"state {i}")
     reward = reward.where(~no_end, -torch.inf)
     for name, index in (("in_state", in_state), ("out_state", out_state)):
         if not torch.compiler.is_compiling() and bool(((index < 0) | (index >= states)).any()):
             raise ValueError(f"{name} must index the {states} entries of log_reward; it holds others.")
     entered = Segments.from_ids(in_state, states)
     inflow = segments.logsumexp(inward, entered)
+    # The reward of a state is one more edge out of it.
     everyone = torch.arange(states, device=reward.device)
     leaving = Segments.from_ids(torch.cat([out_state, everyone]), states)
     outflow = segments.logsumexp(torch.cat([outward, reward]), leaving)

@@ -1,18 +1,16 @@
 """Forward-looking balance: turns pay part of log R as they are taken, and the flow learns only what is still to come.
 
-Args of both losses, besides those of `detailed_balance`:
-    log_flow: log F̃ of each state, with ``F(s) = F̃(s)·exp(Σ log_turn_reward over root→s)``. At a leaf it is replaced by
-        what of ``log_reward`` the turns have not paid, ``log R - Σ log_turn_reward over root→leaf``: 0 if they pay all.
-    log_turn_reward: what each action adds to log R, any numbers.
-
-The target is that of the plain losses, R, however the turns share it out; what changes is what has to be learned.
+What is learned is F̃, with ``F(s) = F̃(s)·exp(Σ log_turn_reward over root→s)``. At a leaf it is replaced by the part of
+``log_reward`` that the turns have not paid, ``log R - Σ log_turn_reward over root→leaf``: 0 if they pay all. The target is that of the plain
+losses, R, however the turns share it out; what changes is what has to be learned.
 """
 
 from gflowdial.forest import Forest
 from gflowdial.losses.balance import detailed_balance
 from gflowdial.losses.inputs import lift
+from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.subtrajectory import PairWeight, subtrajectory_balance
+from gflowdial.losses.subtrajectory import subtrajectory_balance
 from gflowdial.shapes import Float, Tensor
 
 
@@ -28,6 +26,18 @@ def forward_looking_detailed_balance(
 ) -> Float[Tensor, ""]:
     """``(log F̃(s') + log P_B(s|s') + log_turn_reward(s→s') - log F̃(s) - log P_F(s'|s))²``, averaged as in
     `detailed_balance`.
+
+    Args:
+        log_flow: log F̃ of each state, ``[nodes]``; entries at leaves are replaced, see `losses.forward_looking`.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
+        forest: which state follows which.
+        log_turn_reward: what each action adds to log R, ``[edges]``, any numbers.
+        penalty: what a residual costs; see `losses.penalties`.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_flow``.
 
     Raises:
         ValueError: if a shape does not fit the forest.
@@ -52,6 +62,20 @@ def forward_looking_subtrajectory_balance(
 ) -> Float[Tensor, ""]:
     """``(log F̃(n) + Σ over m→n of (log_turn_reward + log P_B - log P_F) - log F̃(m))²``, averaged as in
     `subtrajectory_balance`.
+
+    Args:
+        log_flow: log F̃ of each state, ``[nodes]``; entries at leaves are replaced, see `losses.forward_looking`.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
+        forest: which state follows which.
+        log_turn_reward: what each action adds to log R, ``[edges]``, any numbers.
+        decay: λ, the weight per step of a pair's distance, in (0, 1].
+        pair_weight: "unique" counts each ancestor pair once, "path" as often as root-to-leaf paths contain it.
+        penalty: what a residual costs; see `losses.penalties`. Any but the square takes time proportional to pairs.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_flow``.
 
     Raises:
         ValueError: if a shape does not fit the forest, or an option is out of range.

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.precision import check_vector, precise_dtype
+from gflowdial.numerics import check_vector, first_true, precise_dtype
 from gflowdial.shapes import Float, Tensor
 
 Place = Literal["node", "edge", "leaf", "tree"]
@@ -43,7 +43,10 @@ def lift(name: str, values: Tensor, forest: Forest, place: Place) -> Tensor:
 
 
 def check(name: str, values: Tensor, forest: Forest, place: Place) -> None:
-    """What `lift` raises, for who lifts the values later."""
+    """
+    Raises:
+        ValueError: as `lift`, for callers that lift the values later.
+    """
     length: int = getattr(forest, COUNTS[place])
 
     def locate(index: int) -> str:
@@ -55,16 +58,17 @@ def check(name: str, values: Tensor, forest: Forest, place: Place) -> None:
         return f"tree {int(forest.tree[node])}, {what} {node}"
 
     check_vector(name, values, length, place)
-    check_finite(name, values, locate)
+    check_finite_if_required(name, values, locate)
 
 
-def check_finite(name: str, values: Tensor, locate: Callable[[int], str]) -> None:
+def check_finite_if_required(name: str, values: Tensor, locate: Callable[[int], str]) -> None:
     """
     Raises:
         ValueError: under `require_finite`, if an entry is not; ``locate`` says in words where it belongs.
     """
-    if not torch.compiler.is_compiling() and _finite_required.get() and not bool(values.isfinite().all()):
-        index = int(torch.nonzero(~values.isfinite())[0])
+    if torch.compiler.is_compiling() or not _finite_required.get():
+        return
+    if (index := first_true(~values.isfinite())) is not None:
         raise ValueError(f"{name}[{index}] is {float(values.detach()[index])}: {locate(index)}.")
 
 
@@ -80,16 +84,10 @@ def log_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[Te
 
 def path_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[Tensor, " leaves"]:
     """``Σ over root→leaf of (log P_F - log P_B)`` of each leaf, lifted."""
-    if forest.chain_size is None:
-        return forest.leaf_sum(log_ratio(log_pf, log_pb, forest))
-    # Two sums over the rows of a table need no lifted copy of both.
     check("log_pf", log_pf, forest, "edge")
-    dtype = precise_dtype(log_pf.device)
-    reached = forest.leaf_sum(log_pf, dtype)
-    if log_pb is None:
-        return reached
-    check("log_pb", log_pb, forest, "edge")
-    return reached - forest.leaf_sum(log_pb, dtype)
+    if log_pb is not None:
+        check("log_pb", log_pb, forest, "edge")
+    return forest.leaf_sum(log_pf, precise_dtype(log_pf.device), minus=log_pb)
 
 
 def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:
@@ -97,10 +95,8 @@ def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float
     check("log_flow", log_flow, forest, "node")
     check("log_reward", log_reward, forest, "leaf")
     flow = log_flow.to(precise_dtype(log_flow.device), copy=True)
-    if (size := forest.chain_size) is not None:
-        flow[size - 1 :: size].copy_(log_reward)
-        return flow
-    return flow.index_copy_(0, forest.leaves, log_reward.to(flow.dtype))
+    forest.set_leaves_(flow, log_reward)
+    return flow
 
 
 def edge_residual(log_flow: Tensor, log_ratio: Tensor, forest: Forest) -> Float[Tensor, " edges"]:
@@ -113,4 +109,4 @@ def leaf_residual(log_z: Tensor, reached: Tensor, log_reward: Tensor, forest: Fo
     check("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest, "tree")
     check("log_reward", log_reward, forest, "leaf")
     # `reached` is lifted, so that the others are on the way.
-    return log_reward - reached - (log_z if log_z.ndim == 0 or forest.is_chains else log_z[forest.leaf_tree])
+    return log_reward - reached - (log_z if log_z.ndim == 0 else forest.trees_to_leaves(log_z))

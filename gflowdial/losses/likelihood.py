@@ -21,8 +21,8 @@ def maximum_likelihood(
     at the balanced policy. The least value is the entropy of the paths, not 0.
 
     Args:
-        log_pf: forward log-probability of each action.
-        log_reward: log R of each leaf, or None.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_reward: log R of each leaf, ``[leaves]``, or None.
         forest: which state follows which.
 
     Returns:

@@ -1,21 +1,17 @@
 """Modified balance: every state may stop, so no flow has to be learned, ``F(s) = R(s) / P(stop|s)``.
 
-Args of both losses, besides those of `detailed_balance`:
-    log_stop: log P(stop|s) of each state; where a trajectory must end it is 0.
-    log_pf: log-probability of each action, in the same distribution as stopping: at each state the probabilities of
-        its actions and of stopping sum to 1.
-    log_reward: log R of each state, not only of leaves: what it is worth to stop there.
-
-Both vanish exactly when ``R(s)·P_F(s'|s)·P(stop|s') = R(s')·P_B(s|s')·P(stop|s)`` on every edge; then the policy stops
-at each state in proportion to its R. For any R and P_B there is one such policy.
+The first argument is log P(stop|s), and log R is that of every state. Both losses vanish exactly when
+``R(s)·P_F(s'|s)·P(stop|s') = R(s')·P_B(s|s')·P(stop|s)`` on every edge; then the policy stops at each state in
+proportion to its R. For any R and P_B there is one such policy.
 """
 
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import edge_residual, lift, log_ratio
+from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reading import reads
 from gflowdial.losses.reduction import tree_mean
-from gflowdial.losses.subtrajectory import PairWeight, pair_mean
+from gflowdial.losses.subtrajectory import pair_mean
 from gflowdial.shapes import Float, Tensor
 
 
@@ -30,6 +26,18 @@ def modified_detailed_balance(
     penalty: Penalty = squared,
 ) -> Float[Tensor, ""]:
     """`detailed_balance` with ``log F(s) := log R(s) - log P(stop|s)`` at every state, leaves among them.
+
+    Args:
+        log_stop: log P(stop|s) of each state, ``[nodes]``; 0 where a trajectory must end.
+        log_pf: log-probability of each action, ``[edges]``, in the same distribution as stopping: at each state the
+            probabilities of its actions and of stopping sum to 1.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each state, ``[nodes]``, not of leaves only: the reward of stopping there.
+        forest: which state follows which.
+        penalty: what a residual costs; see `losses.penalties`.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_pf``.
 
     Raises:
         ValueError: if a shape does not fit the forest.
@@ -53,6 +61,20 @@ def modified_subtrajectory_balance(
     penalty: Penalty = squared,
 ) -> Float[Tensor, ""]:
     """`subtrajectory_balance` with ``log F(s) := log R(s) - log P(stop|s)`` at every state, leaves among them.
+
+    Args:
+        log_stop: log P(stop|s) of each state, ``[nodes]``; 0 where a trajectory must end.
+        log_pf: log-probability of each action, ``[edges]``, in the same distribution as stopping: at each state the
+            probabilities of its actions and of stopping sum to 1.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each state, ``[nodes]``, not of leaves only: the reward of stopping there.
+        forest: which state follows which.
+        decay: λ, the weight per step of a pair's distance, in (0, 1].
+        pair_weight: "unique" counts each ancestor pair once, "path" as often as root-to-leaf paths contain it.
+        penalty: what a residual costs; see `losses.penalties`. Any but the square takes time proportional to pairs.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_pf``.
 
     Raises:
         ValueError: if a shape does not fit the forest, or an option is out of range.

@@ -60,9 +60,11 @@ def _chunk(
 ) -> Tensor:
     """The sum over the pairs numbered from ``start`` to ``stop``: node by node, from its root down to its parent."""
     pair = torch.arange(start, stop, device=along.device)
+    # Node n has depth(n) pairs, which end at pair_bounds[n]: the last of them is the one with its parent.
     node = torch.searchsorted(forest.pair_bounds, pair, right=True)
     distance = forest.pair_bounds[node] - pair
     ancestor = forest.ancestor(node, distance)
     weight = decay ** distance.to(along.dtype) * sink[node]
+    # The sum over m→n is a difference of sums from the root.
     gap = along.index_select(0, node) - along.index_select(0, ancestor)
     return segments.sum(weight * penalty(gap), Segments.from_ids(forest.tree[node], forest.num_trees))

@@ -6,21 +6,50 @@ asks for. Every loss with the option ``penalty`` takes these or any other such f
     losses.detailed_balance(log_flow, log_pf, None, log_reward, forest, penalty=losses.log_cosh)
     losses.detailed_balance(log_flow, log_pf, None, log_reward, forest, penalty=partial(losses.huber, threshold=0.5))
 
-With the square, SubTB is linear in nodes; with any other it goes through the pairs one by one, in bounded memory.
+With the square, in whatever words (`squared`, `torch.square`, ``lambda t: t**2``), SubTB is linear in nodes; with any
+other it goes through the pairs one by one, in bounded memory.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
+from weakref import WeakKeyDictionary
 
 import torch
 
 from gflowdial.shapes import Float, Tensor
 
 Penalty = Callable[[Tensor], Tensor]
+"""A function of each residual alone, which gives the same each time it is called."""
+
+_is_square: WeakKeyDictionary[Penalty, bool] = WeakKeyDictionary()
 
 
 def squared(t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """``t²``."""
     return t.square()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_square(penalty: Penalty) -> bool:
+    """Whether ``penalty`` is ``t²``, tried out once on residuals of every size."""
+    try:
+        return _is_square[penalty]
+    except (KeyError, TypeError):
+        known = _equals_square(penalty)
+    with suppress(TypeError):
+        _is_square[penalty] = known
+    return known
+
+
+def _equals_square(penalty: Penalty) -> bool:
+    size = torch.logspace(-150, 150, 301, dtype=torch.float64, device="cpu")
+    t = torch.cat([-size, size.new_zeros(1), size])
+    try:
+        cost = penalty(t)
+    except Exception:
+        return False
+    # A cost that needs a gradient has parameters, and may not stay the square.
+    return isinstance(cost, Tensor) and not cost.requires_grad and torch.equal(cost, t * t)
 
 
 def huber(t: Float[Tensor, "*shape"], threshold: float = 1.0) -> Float[Tensor, "*shape"]:

@@ -4,6 +4,7 @@ With ``r`` the residuals and ``M`` a symmetric matrix the loss is ``rᵀMr``, an
 pass computes ``Mr`` once for both, the backward pass brings it to the logs by the transpose of what made r of them.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -38,12 +39,8 @@ class Given:
         return (fall.neg(),)
 
 
-@runtime_checkable
-class Metric(Protocol):
-    """A symmetric matrix, which need not be written out."""
-
-    def __call__(self, residual: Tensor) -> Tensor:
-        """``M r``. Differentiable."""
+Metric = Callable[[Tensor], Tensor]
+"""``M r`` of a symmetric matrix M, which need not be written out; differentiable."""
 
 
 def quadratic(residuals: Residuals, metric: Metric, *logs: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -58,6 +55,7 @@ class _Quadratic(torch.autograd.Function):
         slope = metric(residual)
         ctx.residuals, ctx.metric = residuals, metric
         ctx.save_for_backward(slope, *logs)
+        # One product is both: rᵀ(Mr) is the loss, 2(Mr) its derivative.
         return torch.dot(residual, slope).to(dtype)
 
     @staticmethod

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.precision import precise_dtype
+from gflowdial.losses.penalties import Penalty, is_square
+from gflowdial.losses.quadratic import Residuals, quadratic
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -16,7 +19,7 @@ def tree_mean(values: Float[Tensor, " items"], tree: Int[Tensor, " items"], fore
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What each item counts in such a mean: a number for all, or one each."""
+    """The weight of each item in such a mean: `Forest.leaf_share` or `Forest.edge_share`."""
 
     each: Tensor | float
 
@@ -28,30 +31,19 @@ class Weights:
         return residual * self.each
 
 
-def leaf_weights(forest: Forest) -> Weights:
-    """For one value per leaf; a chain has one leaf."""
-    return Weights(1 / forest.num_trees) if forest.is_chains else _weights("leaf", forest.leaf_tree, forest)
-
-
-def edge_weights(forest: Forest) -> Weights:
-    """For one value per edge; chains of one length have the same number of edges."""
-    if (forest.chain_size or 1) > 1:
-        return Weights(1 / forest.num_edges)
-    return _weights("edge", forest.edge_tree, forest)
-
-
-def _weights(what: str, tree: Int[Tensor, " items"], forest: Forest) -> Weights:
-    def derive() -> Weights:
-        sizes = Segments.from_ids(tree, forest.num_trees).sizes.to(precise_dtype(forest.device))
-        return Weights((sizes * forest.num_trees).reciprocal()[tree])
-
-    return forest.kept(("weights", what), derive)
+def mean_penalty(
+    residuals: Residuals, weights: Weights, penalty: Penalty, *logs: Tensor | None, dtype: torch.dtype
+) -> Float[Tensor, ""]:
+    """The weighted mean of the penalties of the residuals of ``logs``; a quadratic form if that is the square."""
+    if is_square(penalty):
+        return quadratic(residuals, weights, *logs, dtype=dtype)
+    return weights.mean(penalty(residuals.of(*logs))).to(dtype)
 
 
 def weighted_tree_mean(
     values: Float[Tensor, " items"], weight: Float[Tensor, " items"], tree: Int[Tensor, " items"], forest: Forest
 ) -> Float[Tensor, ""]:
-    """The same with weights that are 0 or more; a tree without weight counts 0."""
+    """`tree_mean` with weights that are 0 or more; a tree without weight counts 0."""
     trees = Segments.from_ids(tree, forest.num_trees)
     total = segments.sum(weight, trees)
     return (segments.sum(weight * values, trees) / total.where(total > 0, 1.0)).mean()

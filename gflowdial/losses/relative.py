@@ -1,19 +1,16 @@
 """Relative balance: a policy tilted away from a reference policy, as far as the reward asks.
 
-The target samples a trajectory τ in proportion to ``π_ref(τ)·R^(1/temperature)``. The reference stands where P_B stands
+The target samples a trajectory τ in proportion to ``π_ref(τ)·R^(1/temperature)``. The reference is in the place of P_B
 in the plain losses; what is learned there as a flow is here the expected ``R^(1/temperature)`` of going on by the
 reference. A balanced policy exists for every reference, on trees and on other graphs.
-
-Args of both losses, besides those of `trajectory_balance` and `subtrajectory_balance`:
-    log_reference: log π_ref of each action; no gradient is stopped here.
-    temperature: above 1 the policy stays nearer to the reference, below 1 it follows the reward more.
 """
 
 from gflowdial.forest import Forest
 from gflowdial.losses.balance import trajectory_balance
 from gflowdial.losses.inputs import lift
+from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.subtrajectory import PairWeight, subtrajectory_balance
+from gflowdial.losses.subtrajectory import subtrajectory_balance
 from gflowdial.shapes import Float, Tensor
 
 
@@ -29,6 +26,18 @@ def relative_trajectory_balance(
 ) -> Float[Tensor, ""]:
     """``(log R / temperature - log Z - Σ over root→leaf of (log P_F - log π_ref))²``, averaged as in
     `trajectory_balance`.
+
+    Args:
+        log_z: log-partition, one for all trees, ``[]``, or one per tree, ``[trees]``, in nats like all logarithms here.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_reference: log π_ref of each action, ``[edges]``; no gradient is stopped here.
+        log_reward: log R of each leaf, ``[leaves]``.
+        forest: which state follows which.
+        temperature: above 1 the policy stays nearer to the reference, below 1 it follows the reward more.
+        penalty: what a residual costs; see `losses.penalties`.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_pf``.
 
     Raises:
         ValueError: if a shape does not fit the forest, or ``temperature`` is not positive.
@@ -53,6 +62,21 @@ def relative_subtrajectory_balance(
 ) -> Float[Tensor, ""]:
     """``(log F(n) - Σ over m→n of (log P_F - log π_ref) - log F(m))²`` with ``log F := log R / temperature`` at leaves,
     averaged as in `subtrajectory_balance`.
+
+    Args:
+        log_flow: log F of each state, ``[nodes]``; entries at leaves are replaced by
+            ``log_reward / temperature``.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_reference: log π_ref of each action, ``[edges]``; no gradient is stopped here.
+        log_reward: log R of each leaf, ``[leaves]``.
+        forest: which state follows which.
+        temperature: above 1 the policy stays nearer to the reference, below 1 it follows the reward more.
+        decay: λ, the weight per step of a pair's distance, in (0, 1].
+        pair_weight: "unique" counts each ancestor pair once, "path" as often as root-to-leaf paths contain it.
+        penalty: what a residual costs; see `losses.penalties`. Any but the square takes time proportional to pairs.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_flow``.
 
     Raises:
         ValueError: if a shape does not fit the forest, ``temperature`` is not positive, or an option is out of range.

@@ -27,6 +27,17 @@ def length_normalised_trajectory_balance(
     one state there need not be. With equal lengths the target is R^T. A single-node tree has T = 0 and the residual
     ``log R - log Z``.
 
+    Args:
+        log_z: log-partition, one for all trees, ``[]``, or one per tree, ``[trees]``, in nats like all logarithms here.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
+        forest: which state follows which.
+        penalty: what a residual costs; see `losses.penalties`.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+
     Raises:
         ValueError: if a shape does not fit the forest.
 
@@ -57,10 +68,17 @@ def clipped_trajectory_balance(
     the two that moves with ``clip``.
 
     Args:
-        log_behaviour: log-probability of each action by the policy that took it.
+        log_z: log-partition, one for all trees, ``[]``, or one per tree, ``[trees]``, in nats like all logarithms here.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
+        forest: which state follows which.
+        log_behaviour: log-probability of each action by the policy that took it, ``[edges]``.
         clip: how far a weight may lie from 1, in (0, 1).
+        penalty: what a residual costs; see `losses.penalties`.
 
-    The other arguments are those of `trajectory_balance`.
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_pf``.
 
     Raises:
         ValueError: if a shape does not fit the forest, or ``clip`` is out of range.

@@ -37,10 +37,8 @@ class StepResiduals:
         log_flow, log_pf, log_pb, log_reward = cast(FourLogs, logs)
         at_node = self.forest.divergence(fall)
         at_leaf = at_node[self.forest.leaves].to(log_reward.dtype) if wanted[3] else None
-        if (size := self.forest.chain_size) is not None:
-            at_node[size - 1 :: size].zero_()
-        else:
-            at_node.index_fill_(0, self.forest.leaves, 0.0)
+        # log F at leaves was overwritten: no gradient reaches it.
+        self.forest.set_leaves_(at_node, at_node.new_zeros(()))
         return at_node.to(log_flow.dtype), *_of_actions(fall.to(_common(log_pf, log_pb)), log_pf, log_pb), at_leaf
 
 
@@ -63,11 +61,7 @@ class PathResiduals:
             at_root = fall.sum()
         else:
             at_root = fall.new_zeros(self.forest.num_trees).index_add(0, self.forest.leaf_tree, fall)
-        if self.forest.is_chains:
-            # Nothing is summed here: the cast comes first, on fewer entries.
-            at_edge = self.forest.edge_sum(fall.to(_common(log_pf, log_pb)))
-        else:
-            at_edge = self.forest.edge_sum(fall)
+        at_edge = self.forest.edge_sum(fall, _common(log_pf, log_pb))
         at_leaf = fall.neg().to(log_reward.dtype) if wanted[3] else None
         return at_root.to(log_z.dtype), *_of_actions(at_edge, log_pf, log_pb), at_leaf
 

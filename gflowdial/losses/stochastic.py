@@ -8,6 +8,7 @@ from gflowdial.losses.balance import detailed_balance
 from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reduction import tree_mean, weighted_tree_mean
+from gflowdial.numerics import check_length
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Tensor
 
@@ -33,14 +34,14 @@ def expected_detailed_balance(
     no place here, states are told apart by their history.
 
     Args:
-        log_flow: log F of each state; entries at leaves are replaced by ``log_reward``.
-        log_pf: log P_F of each action; on edges out of chance nodes the environment's log P_env instead, known or
-            learned (then detached, or it bends to balance the flow). All replies are in the forest: their
+        log_flow: log F of each state, ``[nodes]``; entries at leaves are replaced by ``log_reward``.
+        log_pf: log P_F of each action, ``[edges]``; on edges out of chance nodes the environment's log P_env instead,
+            known or learned (then detached, or it bends to balance the flow). All replies are in the forest: their
             probabilities sum to 1 at each chance node. Of n sampled replies each may stand for 1/n, at the price of a
             bias, since the logarithm of a mean is not linear.
-        log_reward: log R of each leaf.
+        log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
-        chance: where the environment moves; a leaf is an end, marked or not.
+        chance: where the environment moves, ``bool [nodes]``; a leaf is an end, marked or not.
         penalty: what a residual costs; see `losses.penalties`.
 
     Returns:
@@ -51,8 +52,7 @@ def expected_detailed_balance(
 
     Source: Jiralerspong et al., arXiv 2310.02779.
     """
-    if chance.shape != (forest.num_nodes,):
-        raise ValueError(f"chance must have one entry per node, shape [{forest.num_nodes}]; got {list(chance.shape)}.")
+    check_length("chance", chance, forest.num_nodes, "node")
     flow = anchored_flow(log_flow, log_reward, forest)
     ratio = log_ratio(log_pf, None, forest)
     acts = ~chance[forest.edge_parent]
@@ -88,10 +88,17 @@ def stochastic_detailed_balance(
     many paths and P_B is learned, the condition is weaker and may be met.
 
     Args:
-        log_dynamics: log P(s'|s,a) of each edge, by the environment or by a model of it. No gradient reaches it, or the
-            model would bend to balance the flow; it learns by `dynamics_likelihood`.
+        log_flow: log F of each state, ``[nodes]``; entries at leaves are replaced by ``log_reward``.
+        log_pf: log P_F(a|s) of the action of each edge, ``[edges]``.
+        log_pb: log P_B(s,a|s') of each edge, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
+        forest: which state follows which.
+        log_dynamics: log P(s'|s,a) of each edge, ``[edges]``, by the environment or by a model of it. No gradient
+            reaches it, or the model would bend to balance the flow; it learns by `dynamics_likelihood`.
+        penalty: what a residual costs; see `losses.penalties`.
 
-    The other arguments are those of `detailed_balance`; log P_F is that of the action.
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_flow``.
 
     Raises:
         ValueError: if a shape does not fit the forest.
@@ -105,6 +112,16 @@ def stochastic_detailed_balance(
 
 def dynamics_likelihood(log_dynamics: Float[Tensor, " edges"], forest: Forest) -> Float[Tensor, ""]:
     """``-log P(s'|s,a)``, averaged over the edges of each tree, then over trees: how a model of the environment learns.
+
+    Args:
+        log_dynamics: log P(s'|s,a) of each edge by the model, ``[edges]``.
+        forest: which state follows which.
+
+    Returns:
+        The loss, computed in float64 and returned in the dtype of ``log_dynamics``.
+
+    Raises:
+        ValueError: if a shape does not fit the forest.
 
     Source: Pan et al., arXiv 2302.09465.
     """

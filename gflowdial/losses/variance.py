@@ -5,6 +5,7 @@ import torch
 from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import lift, path_ratio
+from gflowdial.numerics import check_length
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -25,12 +26,12 @@ def log_partition_variance(
     batch teaches nothing.
 
     Args:
-        log_pf: forward log-probability of each action.
-        log_pb: backward log-probability of each action; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf.
+        log_pf: forward log-probability of each action, ``[edges]``.
+        log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
+        log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
-        group: an id for each tree, the same for trees that share log Z (one prompt, one scene); any integers.
-            ``torch.arange(forest.num_trees)`` makes every tree a group of its own.
+        group: an id for each tree, ``[trees]``, the same for trees that share log Z (one prompt, one scene); any
+            integers. ``torch.arange(forest.num_trees)`` makes every tree a group of its own.
 
     Returns:
         The loss, computed in float64 and returned in the dtype of ``log_pf``.
@@ -40,8 +41,7 @@ def log_partition_variance(
 
     Source: Zhang et al., arXiv 2302.05446, after VarGrad, Richter et al., arXiv 2010.10436.
     """
-    if group.shape != (forest.num_trees,):
-        raise ValueError(f"group must have one id per tree, shape [{forest.num_trees}]; got {list(group.shape)}.")
+    check_length("group", group, forest.num_trees, "tree")
     if group.is_floating_point() or group.dtype == torch.bool:
         raise ValueError(f"group must hold integers; got {group.dtype}.")
     log_z = lift("log_reward", log_reward, forest, "leaf") - path_ratio(log_pf, log_pb, forest)

@@ -1,1 +1,43 @@
-"""How policies are judged; each module needs the packages it names."""
+"""How policies are judged; what needs an extra names it when it is first used."""
+
+from typing import TYPE_CHECKING
+
+from gflowdial.faces import lazy_face
+
+if TYPE_CHECKING:
+    from gflowdial.metrics.correlation import pearson, spearman
+    from gflowdial.metrics.discovery import modes_found, top_k, top_k_diversity, top_k_log_reward
+    from gflowdial.metrics.distances import jensen_shannon_divergence, kl_divergence, l1_distance, total_variation
+    from gflowdial.metrics.evidence import elbo, eubo, log_weights
+    from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias, strategy_preferences
+
+__all__ = [
+    "accuracy",
+    "elbo",
+    "eubo",
+    "jensen_shannon_divergence",
+    "kl_divergence",
+    "l1_distance",
+    "log_weights",
+    "macro_f1",
+    "modes_found",
+    "pearson",
+    "preference_bias",
+    "spearman",
+    "strategy_preferences",
+    "top_k",
+    "top_k_diversity",
+    "top_k_log_reward",
+    "total_variation",
+]
+
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "correlation": ["pearson", "spearman"],
+        "discovery": ["modes_found", "top_k", "top_k_diversity", "top_k_log_reward"],
+        "distances": ["jensen_shannon_divergence", "kl_divergence", "l1_distance", "total_variation"],
+        "evidence": ["elbo", "eubo", "log_weights"],
+        "strategy": ["accuracy", "macro_f1", "preference_bias", "strategy_preferences"],
+    },
+)

@@ -2,7 +2,7 @@
 
 import torch
 
-from gflowdial.precision import precise_dtype
+from gflowdial.numerics import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gflowdial.envs.distinct import distinct
 from gflowdial.envs.environment import Environment
 from gflowdial.forest import Forest
+from gflowdial.numerics import distinct
 from gflowdial.sampling.trajectories import Trajectories
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -191,13 +191,12 @@ def _laid_out(walk: _Walk, *, backward: bool) -> tuple[Forest, Int[Tensor, "node
     steps, trees = len(walk.actions), len(walk.rows[0])
     if steps and len(walk.rows[-1]) == trees:
         order = slice(None, None, -1 if backward else 1)
-        forest = _chains(walk.rows[0].new_full((trees,), steps))
-        vars(forest)["chain_size"] = steps + 1
+        forest = Forest.of_chains(walk.rows[0].new_full((trees,), steps), steps + 1)
         return forest, torch.stack(walk.states[order], 1).flatten(0, 1), torch.stack(walk.actions[order], 1).flatten()
     row, states = torch.cat(walk.rows), torch.cat(walk.states)
     actions = torch.cat(walk.actions) if steps else row[:0]
     time = torch.arange(steps + 1, device=row.device).repeat_interleave(row.new_tensor([len(x) for x in walk.rows]))
-    forest = _chains(row.bincount() - 1)
+    forest = Forest.of_chains(row.bincount() - 1)
     if backward:
         # What was stepped to is a parent: its edge leads into the node after it.
         node = forest.leaves.index_select(0, row) - time
@@ -211,28 +210,6 @@ def _laid_out(walk: _Walk, *, backward: bool) -> tuple[Forest, Int[Tensor, "node
         torch.empty_like(states).index_copy_(0, node, states),
         torch.empty_like(actions).index_copy_(0, edge, actions),
     )
-
-
-def _chains(lengths: Int[Tensor, " trees"]) -> Forest:
-    """`Forest.from_lengths` without its checks; what is known here, the forest need not derive."""
-    end = (lengths + 1).cumsum(0)
-    roots = end - lengths - 1
-    trees = torch.arange(len(lengths), device=lengths.device)
-    edge_tree = trees.repeat_interleave(lengths)
-    # A tree has one edge fewer than nodes.
-    edge_parent = torch.arange(len(edge_tree), device=lengths.device) + edge_tree
-    parent = torch.arange(-1, len(edge_tree) + len(lengths) - 1, device=lengths.device).index_fill_(0, roots, -1)
-    forest = Forest(parent)
-    vars(forest).update(
-        is_chains=True,
-        roots=roots,
-        leaves=end - 1,
-        leaf_tree=trees,
-        edge_tree=edge_tree,
-        edge_parent=edge_parent,
-        edge_child=edge_parent + 1,
-    )
-    return forest
 
 
 def _condition(environment: Environment, roots: Tensor) -> Int[Tensor, " trees"]:

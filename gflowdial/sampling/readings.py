@@ -4,11 +4,11 @@ from functools import cache
 
 import torch
 
-from gflowdial.envs.distinct import distinct
 from gflowdial.envs.environment import Environment, StoppingEnvironment, TurnRewards
-from gflowdial.estimators.flow_estimator import FlowEstimates, FlowEstimator, uniform_log_probabilities
+from gflowdial.estimators.flow_estimator import FlowEstimates, FlowEstimator
 from gflowdial.forest import Forest
 from gflowdial.losses import Reading
+from gflowdial.numerics import distinct, uniform_log_probabilities
 from gflowdial.sampling.lockstep import Policy
 from gflowdial.sampling.trajectories import Trajectories
 from gflowdial.segments import Segments

@@ -7,7 +7,7 @@ from typing import Generic
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.precision import precise_dtype
+from gflowdial.numerics import precise_dtype
 from gflowdial.search.environment import State
 from gflowdial.shapes import Bool, Float, Int, Tensor
 

@@ -8,6 +8,7 @@ import torch
 
 from gflowdial.dag import Dag
 from gflowdial.forest import Forest
+from gflowdial.layouts import Chains
 from gflowdial.shapes import Bool, Float, Tensor
 
 ROWS_SHOWN = 24
@@ -119,7 +120,7 @@ class PaddedBatch:
             ValueError: if its forest is not of chains laid end to end.
         """
         forest = flow.forest
-        if not forest.is_chains:
+        if not isinstance(forest.layout, Chains):
             raise ValueError("a padded batch holds chains; draw the flow from chains().")
         steps = torch.bincount(forest.edge_tree, minlength=forest.num_trees)
         longest = int(steps.max())

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from gflowdial.forest import Forest
+from gflowdial.layouts import Chains
 from gflowdial.shapes import Bool, Float, Int, Tensor
 from gflowdial.testing.flows import Flow
 
@@ -27,7 +28,7 @@ def renumbered(flow: Flow, generator: torch.Generator) -> tuple[Flow, Int[Tensor
     """
     forest = flow.forest
     key = torch.rand(forest.num_nodes, generator=generator)
-    if forest.is_chains:
+    if isinstance(forest.layout, Chains):
         order = torch.argsort(key[forest.roots][forest.tree], stable=True)
     else:
         # A node comes no sooner than its ancestors: it waits for the latest of them.

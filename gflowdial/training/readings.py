@@ -4,9 +4,9 @@ from functools import cache
 
 import torch
 
-from gflowdial.estimators.flow_estimator import masked_log_softmax
 from gflowdial.estimators.language_model import PolicyOutput
 from gflowdial.losses import Reading
+from gflowdial.numerics import masked_log_softmax
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Int, Tensor
 from gflowdial.training.trees import TreeBatch

@@ -80,7 +80,9 @@ class FlowTrainer(Trainer):
         if not trees:
             raise ValueError("there are no trees to train on")
         self.loss = loss_named(loss)
-        self.collator = TreeCollator(branch, temperature, untried, floor, read_leaves, args.tokens_per_pass)
+        self.collator = TreeCollator(
+            branch, temperature, untried, floor, read_leaves, args.tokens_per_pass, policy.continuations
+        )
         parts = [part for tree in trees for part in (tree.split() if tree.forest.num_trees > 1 else [tree])]
         self.trees = [EncodedTree(tree, tokens(tree)) for tree in parts]
         # The parent drops what the model's forward does not name; trees are not columns.

@@ -99,6 +99,7 @@ class TreeCollator:
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too, for losses with a free flow there; roots always are.
         tokens_per_pass: how many tokens a `TreeBatch` may hold; a larger tree has one of its own.
+        continuations: what follows ``branch`` at the further reads of a state; see `pack_prefixes`.
     """
 
     branch: Sequence[int]
@@ -107,6 +108,7 @@ class TreeCollator:
     floor: float = 0.1
     read_leaves: bool = False
     tokens_per_pass: int = 4096
+    continuations: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -122,9 +124,8 @@ class TreeCollator:
         part: list[EncodedTree] = []
         total = 0
         for each in trees:
-            tokens = packed_tokens(
-                each.tree.forest.parent.tolist(), each.tokens, self.reads(each.tree).tolist(), self.branch
-            )
+            parent, read = each.tree.forest.parent.tolist(), self.reads(each.tree).tolist()
+            tokens = packed_tokens(parent, each.tokens, read, self.branch, self.continuations)
             if part and total + tokens > self.tokens_per_pass:
                 yield part
                 part, total = [], 0
@@ -151,7 +152,7 @@ class TreeCollator:
         forest, action, log_prior = whole.forest, whole.action, whole.log_prior
         read = self.reads(whole)
         tokens = [segment for each in trees for segment in each.tokens]
-        packed = pack_prefixes(forest.parent.tolist(), tokens, read.tolist(), self.branch)
+        packed = pack_prefixes(forest.parent.tolist(), tokens, read.tolist(), self.branch, self.continuations)
         row = torch.full_like(forest.parent, -1).masked_scatter_(read, torch.arange(len(packed.node)))
         taken = action >= 0
         tried = log_prior.new_zeros((len(packed.node), whole.num_actions), dtype=torch.bool)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from examples.aflow_esc.cli import main
 
 SETTINGS: dict[str, Any] = {

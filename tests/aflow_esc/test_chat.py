@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from miniature import SETTINGS
-
 from examples.aflow_esc.chat import chat
 from examples.aflow_esc.config import ConfigError, RunConfig
-from examples.aflow_esc.crisis import RESEARCH_NOTICE
 from examples.aflow_esc.dialogues import Dialogue
 from examples.aflow_esc.setting import Setting
+from miniature import SETTINGS
+
+from examples.aflow_esc.crisis import RESEARCH_NOTICE
 from examples.aflow_esc.strategies import AFLOW
 from gflowdial.estimators.language_model import PolicyOutput
 

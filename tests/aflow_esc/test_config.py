@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miniature import SETTINGS, config_file
-
 from examples.aflow_esc.config import ConfigError, PretrainedModelConfig, TinyModelConfig, load_config
+from miniature import SETTINGS, config_file
 
 CONFIGS = Path(__file__).parents[2] / "examples" / "aflow_esc" / "configs"
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from examples.aflow_esc.dialogues import Scene, Turn
 
 from examples.aflow_esc.corpora import CorpusError, load_corpus, relabel, split_by_scene
-from examples.aflow_esc.dialogues import Scene, Turn
 from examples.aflow_esc.strategies import ESCONV_TO_AFLOW, UnknownStrategyError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "esconv"

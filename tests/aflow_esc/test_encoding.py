@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from examples.aflow_esc.config import TinyModelConfig
 from examples.aflow_esc.dialogues import Dialogue, Scene, Turn
 from examples.aflow_esc.encoding import DialogueEncoder
 from examples.aflow_esc.environment import SupportEnvironment
 from examples.aflow_esc.language_models import load_tokenizer
-from examples.aflow_esc.simulated import simulated_roles
-from examples.aflow_esc.scenes import bundled_scenes
-from examples.aflow_esc.strategies import AFLOW, ESCONV, INVENTORIES
 from examples.aflow_esc.tree_record import TreeRecord
 from examples.aflow_esc.trees import read, search_scenes
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from examples.aflow_esc.scenes import bundled_scenes
+from examples.aflow_esc.simulated import simulated_roles
+from examples.aflow_esc.strategies import AFLOW, ESCONV, INVENTORIES
 from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes
 from gflowdial.search import SearchConfig

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
 from examples.aflow_esc.dialogues import Dialogue, Scene
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
 from examples.aflow_esc.roles.protocols import CRITERIA, Roles, SeekerReply, Status
+from numpy.typing import NDArray
+
 from examples.aflow_esc.strategies import AFLOW
 from gflowdial.search import SearchConfig, SearchEnvironment, search
 

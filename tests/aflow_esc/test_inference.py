@@ -5,9 +5,9 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-
 from examples.aflow_esc.config import Method
 from examples.aflow_esc.inference import Candidate, draw, top_strategies
+
 from gflowdial.estimators.language_model import PolicyOutput
 
 OUTPUT = PolicyOutput(

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from miniature import LABELS, contents, run
-
-from examples.aflow_esc import label_evaluation
 from examples.aflow_esc.config import load_config
 from examples.aflow_esc.label_evaluation import _row
 from examples.aflow_esc.setting import Setting
+from miniature import LABELS, contents, run
+
+from examples.aflow_esc import label_evaluation
 from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias
 
 METHODS = LABELS["training"]["methods"]

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
 from examples.aflow_esc.dialogues import Dialogue
 from examples.aflow_esc.environment import SupportEnvironment
 from examples.aflow_esc.outcomes import enumerated_outcome, sampled_outcome
 from examples.aflow_esc.play import play
 from examples.aflow_esc.policies import DialoguePolicy, PriorPolicy, UniformPolicy
+from numpy.typing import NDArray
+
+from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.simulated import (
     ExactFlow,
     Tree,
@@ -21,7 +22,6 @@ from examples.aflow_esc.simulated import (
     simulated_roles,
     uniform_policy,
 )
-from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.strategies import AFLOW
 
 TURNS, TAU = 3, 0.1

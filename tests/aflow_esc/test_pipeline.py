@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miniature import SETTINGS, config_file, contents, run
-
 from examples.aflow_esc.config import load_config
 from examples.aflow_esc.evaluation import row_names
 from examples.aflow_esc.trees import read
+from miniature import SETTINGS, config_file, contents, run
+
 from gflowdial.training.trainer import FlowTrainer
 
 METHODS = SETTINGS["training"]["methods"]

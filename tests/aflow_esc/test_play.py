@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
 from examples.aflow_esc.play import play
 from examples.aflow_esc.policies import PriorPolicy, UniformPolicy
-from examples.aflow_esc.simulated import simulated_roles
+
 from examples.aflow_esc.scenes import bundled_scenes
+from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.strategies import AFLOW
 
 SCENES = bundled_scenes()[:4]

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from examples.aflow_esc.report import Estimate, as_data, as_table
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from miniature import SETTINGS, contents
-
 from examples.aflow_esc.config import RunConfig
 from examples.aflow_esc.runs import Run, RunError
+from miniature import SETTINGS, contents
 
 CONFIG = RunConfig.model_validate(SETTINGS)
 

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from examples.aflow_esc.simulated import tables
 from examples.aflow_esc.scenes import SceneError, bundled_scenes, load_scenes
+from examples.aflow_esc.simulated import tables
 
 GOOD = {"id": "a", "situation": "s", "emotion": "e", "problem": "p", "opening": "Hello there"}
 

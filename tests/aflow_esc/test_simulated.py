@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from examples.aflow_esc.dialogues import Dialogue, Turn
+from examples.aflow_esc.roles.protocols import Roles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.aflow_esc.dialogues import Dialogue, Turn
-from examples.aflow_esc.roles.protocols import Roles
+from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.simulated import (
     ExactFlow,
     all_phrases,
@@ -21,7 +22,6 @@ from examples.aflow_esc.simulated import (
     uniform_policy,
     wording,
 )
-from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.strategies import AFLOW, ESCONV
 
 SCENES = bundled_scenes()

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-
 from examples.aflow_esc.dialogues import Dialogue, Scene
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
 from examples.aflow_esc.roles.protocols import Roles, SeekerReply
-from examples.aflow_esc.strategies import AFLOW
 from examples.aflow_esc.trees import TreeFileError, read, search_scenes, tree_seed, write
+from numpy.typing import NDArray
+
+from examples.aflow_esc.strategies import AFLOW
 from gflowdial.search import SearchConfig, search
 
 SCENES = [Scene(f"s{n}", f"situation {n}", "fear", "job", f"opening {n}, \u2028 ünicode") for n in range(7)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gflowdial import Forest, losses
+from gflowdial.layouts import Chains, Table
 
 # With 0.1 a block holds 32 nodes, with 0.5 it holds 104: several blocks, and too many of them.
 CASES = [(1, 1, 0.9), (3, 1, 1.0), (1, 7, 0.5), (5, 16, 1.0), (4, 16, 0.9), (2, 700, 0.9), (2, 250, 0.1), (1, 900, 0.1)]
@@ -21,7 +22,7 @@ def inputs(forest: Forest, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 def through_indices(values: list[Tensor], forest: Forest, decay: float) -> Tensor:
     """The same chains beside a tree without pairs, which counts 0 and makes lengths differ."""
     ragged = Forest.concatenate([forest, Forest.from_lengths([0])])
-    assert ragged.chain_size is None
+    assert ragged.layout == Chains()
     zero = torch.zeros(1, dtype=values[0].dtype)
     flow, pf, pb, reward = values
     loss = losses.subtrajectory_balance(torch.cat([flow, zero]), pf, pb, torch.cat([reward, zero]), ragged, decay=decay)
@@ -31,7 +32,7 @@ def through_indices(values: list[Tensor], forest: Forest, decay: float) -> Tenso
 @pytest.mark.parametrize(("trees", "length", "decay"), CASES)
 def test_value_and_gradient(trees: int, length: int, decay: float) -> None:
     forest = Forest.from_lengths([length] * trees)
-    assert forest.chain_size == length + 1
+    assert forest.layout == Table(length + 1)
     values = inputs(forest)
     ours = losses.subtrajectory_balance(*values, forest, decay=decay)
     expected = through_indices(values, forest, decay)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gflowdial.envs import distinct as module
-from gflowdial.envs.distinct import distinct
+from gflowdial import numerics as module
+from gflowdial.numerics import distinct
 
 
 @st.composite

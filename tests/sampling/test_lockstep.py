@@ -55,10 +55,9 @@ def check_trajectories(environment: Environment, trajectories: Trajectories) -> 
         "edge_tree",
         "edge_parent",
         "edge_child",
-        "is_chains",
-        "chain_size",
     ):
         torch.testing.assert_close(getattr(forest, known), getattr(chains, known))
+    assert forest.layout == chains.layout == Forest(chains.parent).layout
     torch.testing.assert_close(states[forest.roots], environment.initial_states[trajectories.condition])
     before, after = states[forest.edge_parent], states[forest.edge_child]
     assert environment.forward_mask(before).gather(1, actions[:, None]).all()

@@ -237,6 +237,7 @@ def test_tabular_trajectory_balance_learns_the_world() -> None:
 
 def train_trajectory_balance(environment: Environment, learner: TabularFlow) -> None:
     from gflowdial.training.environment_objectives import trajectory_balance
+
     from gflowdial.training.loop import train
 
     optimiser = torch.optim.Adam(learner.parameters(), lr=0.05)

@@ -9,6 +9,7 @@ from test_planted_environments import Grid
 from gflowdial import oracle, segments
 from gflowdial.dag import Dag
 from gflowdial.forest import Forest
+from gflowdial.layouts import Chains
 from gflowdial.sampling import Trajectories
 from gflowdial.segments import Segments
 from gflowdial.testing import (
@@ -29,7 +30,7 @@ from gflowdial.testing.rearranged import kept, renumbered
 
 @given(forest=chains(max_trees=3, max_actions=4))
 def test_chains_are_chains(forest: Forest) -> None:
-    assert forest.is_chains
+    assert isinstance(forest.layout, Chains)
     assert forest.num_trees <= 3
     assert int(forest.depth.max()) <= 4
 
@@ -97,7 +98,7 @@ def test_padded_batches_hold_the_flow_and_nothing_else(batch: PaddedBatch) -> No
 def test_trees_cannot_be_padded() -> None:
     flow = find(
         balanced_flows(trees()),
-        lambda flow: not flow.forest.is_chains,
+        lambda flow: not isinstance(flow.forest.layout, Chains),
         settings=settings(database=None, derandomize=True),
     )
     with pytest.raises(ValueError, match="chains"):
@@ -138,7 +139,7 @@ def test_renumbering_keeps_every_path(flow: Flow, seed: int) -> None:
     assert paths(other) == paths(flow)
     assert sorted(tree.tolist()) == list(range(flow.forest.num_trees))
     torch.testing.assert_close(other.log_z, flow.log_z[tree])
-    assert other.forest.is_chains or not flow.forest.is_chains
+    assert isinstance(other.forest.layout, Chains) or not isinstance(flow.forest.layout, Chains)
     alone = [kept(flow, torch.arange(flow.forest.num_trees) == one) for one in range(flow.forest.num_trees)]
     assert sorted(path for part in alone for path in paths(part)) == paths(flow)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gflowdial import Forest, losses, segments
+from gflowdial.layouts import Chains
 from gflowdial.losses.subtrajectory import pair_mean
 from gflowdial.segments import Segments
 from gflowdial.testing import chains, check_loss, forests, from_log_z, from_padded
@@ -312,7 +313,7 @@ def test_log_z_of_the_wrong_tree_is_found() -> None:
 
 def test_what_a_loss_raises_is_reported_with_the_flow() -> None:
     def chains_only(*flow: Any) -> Tensor:
-        if not flow[-1].is_chains:
+        if not isinstance(flow[-1].layout, Chains):
             raise TypeError("chains only")
         return sound(*flow)
 

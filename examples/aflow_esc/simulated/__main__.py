@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from examples.aflow_esc.scenes import SupportScene, bundled_scenes
 from examples.aflow_esc.simulated import (
     ExactFlow,
     best_return,
@@ -10,7 +11,6 @@ from examples.aflow_esc.simulated import (
     simulated_roles,
     uniform_policy,
 )
-from examples.aflow_esc.scenes import SupportScene, bundled_scenes
 from examples.aflow_esc.task import TASK
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.search import enumerate_tree

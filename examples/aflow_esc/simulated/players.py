@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from examples.aflow_esc.scenes import scene_of
 from examples.aflow_esc.simulated import tables, wording, world
 from examples.aflow_esc.simulated.world import Hidden, Mode, Path, World
-from examples.aflow_esc.scenes import scene_of
 from examples.aflow_esc.strategies import AFLOW
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.roles import Reply, Roles

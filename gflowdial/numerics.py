@@ -1,0 +1,124 @@
+"""Checks of what is passed in, and numerics that several rooms share: precision, masked softmax, equal rows."""
+
+import functools
+
+import torch
+
+from gflowdial.shapes import Bool, Float, Int, Tensor
+
+
+def precise_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 where the device has no float64.
+
+    Residuals are small differences of large sums: no float32 form is safe everywhere, and a later cast brings nothing
+    back.
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def check_length(name: str, values: Tensor, length: int, what: str) -> None:
+    """
+    Raises:
+        ValueError: if ``values`` is no vector of ``length`` entries, one per ``what``.
+    """
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have one entry per {what}, shape [{length}]; got {list(values.shape)}.")
+
+
+def check_vector(name: str, values: Tensor, length: int, what: str) -> None:
+    """
+    Raises:
+        ValueError: if ``values`` is no vector of ``length`` floating-point entries, one per ``what``.
+    """
+    check_length(name, values, length, what)
+    if not values.is_floating_point():
+        raise ValueError(f"{name} must be floating point; got {values.dtype}.")
+
+
+def lift_vector(name: str, values: Tensor, length: int, what: str) -> Tensor:
+    """``values`` in `precise_dtype`.
+
+    Raises:
+        ValueError: as `check_vector`.
+    """
+    check_vector(name, values, length, what)
+    return values.to(precise_dtype(values.device))
+
+
+def first_true(wrong: Bool[Tensor, " items"]) -> int | None:
+    """The first index at which ``wrong`` is true, None if it is nowhere; waits for the device."""
+    return int(torch.nonzero(wrong)[0]) if bool(wrong.any()) else None
+
+
+def check_finite(name: str, values: Float[Tensor, " items"]) -> None:
+    """
+    Raises:
+        ValueError: if an entry is NaN or infinite.
+    """
+    if (first := first_true(~values.isfinite())) is not None:
+        raise ValueError(f"{name} must be finite; {name}[{first}] is {float(values[first])}.")
+
+
+def check_normalised(
+    name: str, log_p: Float[Tensor, " edges"], side: str, node: Int[Tensor, " edges"], num_nodes: int
+) -> None:
+    """
+    Raises:
+        ValueError: if the probabilities of the edges on one ``side`` ("into", "out of") of a node do not sum to 1; what
+            was computed in float32 passes.
+    """
+    p = log_p.detach().exp()
+    total = p.new_zeros(num_nodes).index_add(0, node, p)[node]
+    if (first := first_true(~((total - 1).abs() < 1e-4))) is not None:
+        raise ValueError(
+            f"{name} must sum to 1 over the edges {side} a node; exp({name}) sums to {float(total[first]):.6g} over "
+            f"those {side} node {int(node[first])}."
+        )
+
+
+def masked_log_softmax(
+    scores: Float[Tensor, "states actions"], mask: Bool[Tensor, "states actions"]
+) -> Float[Tensor, "states actions"]:
+    """The log-softmax of each row over its valid actions; -inf elsewhere, and everywhere in a row without any.
+
+    Neither values nor gradients are NaN, whatever the scores of masked actions, and masked actions get no gradient.
+    """
+    # Filled with -inf instead, a row without valid actions would be NaN on the way, where anomaly detection stops.
+    invalid = ~mask
+    valid = scores.masked_fill(invalid, torch.finfo(scores.dtype).min)
+    return valid.log_softmax(1).masked_fill(invalid, -torch.inf)
+
+
+def uniform_log_probabilities(
+    mask: Bool[Tensor, "states actions"], dtype: torch.dtype
+) -> Float[Tensor, "states actions"]:
+    """Even over the valid actions of each row; -inf elsewhere."""
+    return masked_log_softmax(torch.zeros(mask.shape, dtype=dtype, device=mask.device), mask)
+
+
+def distinct(states: Int[Tensor, "states width"]) -> tuple[Int[Tensor, "distinct width"], Int[Tensor, " states"]]:
+    """The distinct rows, and which of them each row is: ``distinct[place]`` is ``states`` again.
+
+    Rows are told apart by `keys`, many times faster than comparing them; two that collide are found out, and then they
+    are compared.
+    """
+    known, place = torch.unique(keys(states), return_inverse=True)
+    example = torch.empty_like(known).scatter_(0, place, torch.arange(len(states), device=states.device))
+    rows = states.index_select(0, example)
+    if not torch.equal(rows.index_select(0, place), states):
+        rows, place = torch.unique(states, dim=0, return_inverse=True)
+    return rows, place
+
+
+def keys(states: Int[Tensor, "states width"]) -> Int[Tensor, " states"]:
+    """A 64-bit hash of each row: a sum with random odd weights modulo 2^64.
+
+    Of 100,000 rows two share one with a chance of about 1 in 10^9; code that relies on it compares the rows it finds.
+    """
+    return (states * _weights(states.shape[1], states.device)).sum(1)
+
+
+@functools.cache
+def _weights(width: int, device: torch.device) -> Int[Tensor, " width"]:
+    random = torch.randint(-(2**62), 2**62, (width,), generator=torch.Generator().manual_seed(width))
+    return (2 * random + 1).to(device)
