@@ -1,7 +1,8 @@
 """Haggling over a price as a dialogue task: ``gflowdial run --task haggling:TASK --config haggling.yaml``.
 
-A seller talks with a buyer who hides a reserve price and a mood. The return is the share of the possible profit that the
-seller gets, 0 without a deal. Nothing is left to chance, so every talk can be played through and the exact flow is known.
+A seller talks with a buyer who hides a reserve price and a mood. The return is the share of the possible
+profit that the seller gets, 0 without a deal. Nothing is left to chance, so every talk can be played through and the
+exact flow is known.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from gflowdial.dialogue.canned import CannedAgent, UniformPrior
 
 @dataclass(frozen=True)
 class Sale(Scene):
-    """What is sold: its list price and its cost to the seller, and the buyer's reserve price and mood, which are hidden."""
+    """What is sold: its list price, its cost to the seller, and the reserve price and mood that the buyer hides."""
 
     item: str
     price: int
