@@ -7,7 +7,6 @@ from benchmarks.measure import Work, device, peak_extra_mib
 from gflowdial.envs import Environment, Hypergrid, InsertBits
 from gflowdial.envs.bits import random_modes
 from gflowdial.estimators import MLPTrunk, NetworkFlow
-from gflowdial.training.environment_objectives import trajectory_balance
 from gflowdial.training.loop import train
 
 
@@ -30,7 +29,7 @@ def session(case: Case) -> Session:
     )
     generator = torch.Generator(device()).manual_seed(0)
     steps = train(
-        env, estimator, trajectory_balance, optimiser, steps=10**9, batch_size=case.batch, generator=generator
+        env, estimator, "trajectory_balance", optimiser, steps=10**9, batch_size=case.batch, generator=generator
     )
 
     def advance(iterations: int) -> float:
