@@ -30,7 +30,7 @@ def session(case: Case) -> Session:
     )
     generator = torch.Generator(device()).manual_seed(0)
     steps = train(
-        env, estimator, trajectory_balance, optimiser, steps=10**9, batch_size=case.batch, generator=generator
+        env, estimator, "trajectory_balance", optimiser, steps=10**9, batch_size=case.batch, generator=generator
     )
 
     def advance(iterations: int) -> float:
