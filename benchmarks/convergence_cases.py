@@ -27,8 +27,8 @@ from gflowdial.envs import (
     StateGraph,
     StopAnywhere,
 )
-from gflowdial.estimators.flow_estimator import uniform_log_probabilities
 from gflowdial.losses import LOSSES, Loss
+from gflowdial.numerics import uniform_log_probabilities
 from gflowdial.segments import Segments
 
 EPSILON = 0.2

@@ -1,7 +1,6 @@
 """The worker of `benchmarks.environments` for gflowdial: `gflowdial.training.loop.train` as anyone would call it."""
 
 import torch
-from gflowdial.training.environment_objectives import trajectory_balance
 
 from benchmarks.environments_worker import Case, Session, serve
 from benchmarks.measure import Work, device, peak_extra_mib
