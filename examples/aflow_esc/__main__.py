@@ -1,6 +1,7 @@
-"""Entry point of ``python -m examples.aflow_esc``."""
+"""Runs the command line: ``python -m examples.aflow_esc``."""
 
-from examples.aflow_esc.cli import main
+import sys
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+from gflowdial.dialogue.cli import main
+
+sys.exit(main(task="examples.aflow_esc.task:TASK", prog="python -m examples.aflow_esc"))

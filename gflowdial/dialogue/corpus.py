@@ -1,7 +1,9 @@
 """Recorded dialogues of a task, with what is wrong with them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.values import Dialogue
@@ -39,9 +41,11 @@ class Corpus:
         dialogues: the well-formed ones.
         problems: labels that were not understood (the turn stays, unlabelled) and malformed records (left out).
         utterances: messages in ``dialogues``, before they were merged into turns.
+        facts: what else results say about how the file was read.
     """
 
     inventory: Inventory
     dialogues: list[Dialogue]
     problems: list[Problem]
     utterances: int
+    facts: Mapping[str, Any] = field(default_factory=dict)

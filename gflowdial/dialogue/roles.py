@@ -60,7 +60,7 @@ class Partner(Protocol):
 class StochasticPartner(Protocol):
     """Who answers in one of several ways."""
 
-    def replies(self, dialogues: Sequence[Dialogue]) -> list[Sequence[Reply]]:
+    def replies(self, dialogues: Sequence[Dialogue]) -> Sequence[Sequence[Reply]]:
         """All answers to each dialogue, as in `Partner.respond`; their probabilities sum to 1.
 
         A partner that can say anything gives n samples of probability 1/n each.
@@ -81,6 +81,7 @@ class Roles:
 
     Attributes:
         enumerable: whether a scene's conversations can all be played through, so that the exact flow can be known.
+        canned: whether the agent chooses its words from a fixed list, which a chat says.
     """
 
     prior: Prior
@@ -88,3 +89,4 @@ class Roles:
     partner: Partner | StochasticPartner
     judge: Judge
     enumerable: bool = False
+    canned: bool = False

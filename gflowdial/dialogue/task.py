@@ -1,5 +1,7 @@
 """A dialogue task: one object that says what a conversation is, what an agent can do in it, and what it is worth."""
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,11 +162,16 @@ class Task:
         allowed: which moves may be taken after a dialogue, one truth value per move; None: all.
         template: how a policy reads a dialogue.
         prompts: what language models in the roles are told.
-        load: recorded dialogues of a file, ``load(path, inventory name, strict)``; None: the task knows none.
-        guard: what stands before the policy in a chat; see `gflowdial.dialogue.chat.Guard`. None: nothing does.
+        load: recorded dialogues of a file, their moves in an inventory; with a third argument true it stops at the first
+            fault. None: the task knows no recorded dialogues.
+        guard: ``guard(locale)`` is what sees each line of a chat before the policy; see `gflowdial.dialogue.chat.Guard`.
+            None: nothing does.
         notice: what a chat tells first.
-        tokenizer: the folder of the tokenizer for models that are trained from scratch; None: one is trained on the
-            task's own words.
+        chat_scene: the scene of a chat, from the person's first words; None: a scene of the task with these words.
+        scene: the class of the scenes.
+        licence: of the bundled scenes.
+        tokenizer: the folder of the tokenizer for models that are trained from scratch; None: one is trained on
+            conversations of the prior.
         safety: what a policy's model card says about its use.
     """
 
@@ -182,9 +189,12 @@ class Task:
     allowed: Callable[[Dialogue, Inventory], Sequence[bool]] | None = None
     template: Template = Template()
     prompts: Prompts = Prompts()
-    load: Callable[[Path, str, bool], Corpus] | None = None
+    load: Callable[[Path, Inventory, bool], Corpus] | None = None
     guard: Callable[[str], Any] | None = None
-    notice: str = "This is research software."
+    notice: str = "This is research software: it makes mistakes, and nobody reads along."
+    chat_scene: Callable[[str], Scene] | None = None
+    scene: type[Scene] = Scene
+    licence: str = "not stated"
     tokenizer: Path | None = None
     safety: str = "Research software; not for decisions about people."
 
@@ -207,3 +217,52 @@ class Task:
                 return inventory
         known = ", ".join(inventory.name for inventory in self.inventories)
         raise ValueError(f"no inventory {name!r} in task {self.name!r}; choose one of {known}")
+
+    def restrict(
+        self, log_policy: NDArray[np.float64], dialogues: Sequence[Dialogue], inventory: Inventory
+    ) -> NDArray[np.float64]:
+        """``log_policy [B, A]`` over the allowed moves alone, normalised anew; -inf at the others.
+
+        Raises:
+            ValueError: no move is allowed, or the policy gives none of the allowed ones any probability.
+        """
+        if self.allowed is None:
+            return log_policy
+        mask = np.array([self.allowed(dialogue, inventory) for dialogue in dialogues], dtype=np.bool_)
+        if mask.shape != log_policy.shape:
+            raise ValueError(f"task.allowed answers in shape {mask.shape}: give one truth value per move")
+        kept = np.where(mask, log_policy, -np.inf)
+        total = np.logaddexp.reduce(kept, axis=1, keepdims=True)
+        if not np.isfinite(total).all():
+            dialogue = dialogues[int(np.flatnonzero(~np.isfinite(total[:, 0]))[0])]
+            raise ValueError(
+                f"no allowed move has any probability after {dialogue.turns[-1].text!r} in scene {dialogue.scene.id!r}: "
+                "allow one in task.allowed, or end the conversation there"
+            )
+        return np.asarray(kept - total)
+
+
+class TaskError(ValueError):
+    """A task that cannot be found; the message says how to name one."""
+
+
+def load_task(name: str) -> Task:
+    """The task of this name, ``module:object``; a module in the working directory is found too.
+
+    Raises:
+        TaskError: there is no such module, or no such task in it.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise TaskError(f"task {name!r} must read module:object, for instance haggling:TASK")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        task = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise
+        raise TaskError(f"task {name!r}: there is no module {module!r} here or among the installed packages") from None
+    if not isinstance(task, Task):
+        raise TaskError(f"task {name!r}: module {module!r} has no Task of the name {attribute!r}")
+    return task

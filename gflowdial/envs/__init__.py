@@ -3,7 +3,7 @@
 from gflowdial.envs.bits import AppendBits, BitSequences, InsertBits, random_modes
 from gflowdial.envs.dialogue import Dialogue
 from gflowdial.envs.enumeration import StateGraph, enumerate_states
-from gflowdial.envs.environment import Environment
+from gflowdial.envs.environment import Environment, StoppingEnvironment, TurnRewards
 from gflowdial.envs.graph import GraphEnvironment
 from gflowdial.envs.hypergrid import Hypergrid
 from gflowdial.envs.perfect_tree import PerfectTree
@@ -22,6 +22,8 @@ __all__ = [
     "SetBuilding",
     "StateGraph",
     "StopAnywhere",
+    "StoppingEnvironment",
+    "TurnRewards",
     "enumerate_states",
     "random_modes",
 ]

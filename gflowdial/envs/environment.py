@@ -31,3 +31,23 @@ class Environment(StateSpace, Protocol):
 
     def log_reward(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
         """log R of terminal states, finite, in nats; float64 where nothing speaks against it."""
+
+
+@runtime_checkable
+class StoppingEnvironment(Environment, Protocol):
+    """An environment where one action ends the trajectory, can be taken in every state and is the only way to end.
+
+    Its ``log_reward`` answers for every state: what it is worth to stop there.
+    """
+
+    @property
+    def stop_action(self) -> int:
+        """The action that stops."""
+
+
+@runtime_checkable
+class TurnRewards(Protocol):
+    """An environment that says what each turn is worth."""
+
+    def turn_log_reward(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
+        """What the last action before each state adds to log R."""

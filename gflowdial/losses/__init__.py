@@ -5,14 +5,17 @@ bfloat16 and autocast are safe; every one can be differentiated twice. Under ``t
 on a forest that was prepared (see `Forest.prepare`). `require_finite` makes any of them name what is not finite.
 """
 
+import inspect
+
 from gflowdial.losses.afpo import afpo, ranking_hinge, reference_kl
 from gflowdial.losses.balance import detailed_balance, trajectory_balance
 from gflowdial.losses.flow_matching import flow_matching
 from gflowdial.losses.forward_looking import forward_looking_detailed_balance, forward_looking_subtrajectory_balance
 from gflowdial.losses.inputs import require_finite
-from gflowdial.losses.likelihood import maximum_likelihood
+from gflowdial.losses.likelihood import behaviour_cloning, maximum_likelihood
 from gflowdial.losses.modified import modified_detailed_balance, modified_subtrajectory_balance
 from gflowdial.losses.penalties import huber, linex, log_cosh, squared
+from gflowdial.losses.reading import LOSSES, Loss, Reading, Sum, inputs_of, loss_named, loss_on, reads
 from gflowdial.losses.relative import relative_subtrajectory_balance, relative_trajectory_balance
 from gflowdial.losses.reweighted import clipped_trajectory_balance, length_normalised_trajectory_balance
 from gflowdial.losses.stochastic import dynamics_likelihood, expected_detailed_balance, stochastic_detailed_balance
@@ -20,7 +23,12 @@ from gflowdial.losses.subtrajectory import subtrajectory_balance
 from gflowdial.losses.variance import log_partition_variance
 
 __all__ = [
+    "LOSSES",
+    "Loss",
+    "Reading",
+    "Sum",
     "afpo",
+    "behaviour_cloning",
     "clipped_trajectory_balance",
     "detailed_balance",
     "dynamics_likelihood",
@@ -29,14 +37,18 @@ __all__ = [
     "forward_looking_detailed_balance",
     "forward_looking_subtrajectory_balance",
     "huber",
+    "inputs_of",
     "length_normalised_trajectory_balance",
     "linex",
     "log_cosh",
     "log_partition_variance",
+    "loss_named",
+    "loss_on",
     "maximum_likelihood",
     "modified_detailed_balance",
     "modified_subtrajectory_balance",
     "ranking_hinge",
+    "reads",
     "reference_kl",
     "relative_subtrajectory_balance",
     "relative_trajectory_balance",
@@ -46,3 +58,10 @@ __all__ = [
     "subtrajectory_balance",
     "trajectory_balance",
 ]
+
+_HELPERS = ("inputs", "penalties", "reading")
+LOSSES.update(
+    (name, function)
+    for name, function in list(globals().items())
+    if inspect.isfunction(function) and function.__module__.rpartition(".")[2] not in _HELPERS
+)

@@ -95,7 +95,7 @@ def afpo(
 
 def reference_kl(
     log_policy: Float[Tensor, "states actions"],
-    log_reference: Float[Tensor, "states actions"],
+    log_reference_policy: Float[Tensor, "states actions"],
     tree: Segments | None = None,
     *,
     weight: float = 0.1,
@@ -104,7 +104,7 @@ def reference_kl(
 
     Args:
         log_policy: normalised log-probabilities at the inner nodes; -inf where an action is masked.
-        log_reference: the same of the reference policy.
+        log_reference_policy: the same of the reference policy.
         tree: which states are of which tree; without it they are all of one.
         weight: β.
 
@@ -115,7 +115,7 @@ def reference_kl(
     """
     possible = log_policy > -torch.inf
     policy = torch.where(possible, log_policy, 0.0).to(precise_dtype(log_policy.device))
-    reference = torch.where(possible, log_reference, 0.0).to(policy.dtype)
+    reference = torch.where(possible, log_reference_policy, 0.0).to(policy.dtype)
     per_state = torch.where(possible, policy.exp() * (policy - reference), 0.0).sum(1)
     per_tree = per_state if tree is None else segments.mean(per_state, tree)
     return (weight * per_tree.mean()).to(log_policy.dtype)

@@ -5,11 +5,13 @@ import torch
 from gflowdial import segments
 from gflowdial.losses.inputs import check_finite
 from gflowdial.losses.penalties import Penalty, squared
+from gflowdial.losses.reading import reads
 from gflowdial.precision import lift_vector
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
 
+@reads("states")
 def flow_matching(
     log_in_flow: Float[Tensor, " in_edges"],
     log_out_flow: Float[Tensor, " out_edges"],

@@ -13,11 +13,13 @@ at each state in proportion to its R. For any R and P_B there is one such policy
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import edge_residual, lift, log_ratio
 from gflowdial.losses.penalties import Penalty, squared
+from gflowdial.losses.reading import reads
 from gflowdial.losses.reduction import tree_mean
 from gflowdial.losses.subtrajectory import PairWeight, pair_mean
 from gflowdial.shapes import Float, Tensor
 
 
+@reads("stopping")
 def modified_detailed_balance(
     log_stop: Float[Tensor, " nodes"],
     log_pf: Float[Tensor, " edges"],
@@ -38,6 +40,7 @@ def modified_detailed_balance(
     return tree_mean(penalty(residual), forest.edge_tree, forest).to(log_pf.dtype)
 
 
+@reads("stopping")
 def modified_subtrajectory_balance(
     log_stop: Float[Tensor, " nodes"],
     log_pf: Float[Tensor, " edges"],

@@ -39,7 +39,7 @@ def sample_forward(
     """Trajectories from initial states, each action drawn from ``policy``, perhaps flattened for exploration.
 
     The action is drawn from ``(1 - ε) · softmax(log P / T) + ε · uniform`` over the valid ones. Log-probabilities are
-    not kept: `evaluate` computes them with gradients for trajectories from anywhere.
+    not kept: `read_trajectories` computes them with gradients for trajectories from anywhere.
 
     Args:
         environment: where to act.

@@ -1,7 +1,30 @@
 """Lockstep Monte-Carlo tree search over any batched environment; its trees are training data as they are."""
 
-from gflowdial.search.environment import SearchEnvironment, Transition
-from gflowdial.search.mcts import SearchConfig, search, selection_policy
-from gflowdial.search.search_forest import SearchForest
+from gflowdial.search.adapters import HistoryEnvironment, SearchView
+from gflowdial.search.enumeration import enumerate_tree
+from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition
+from gflowdial.search.files import TreeFileError, read_trees_file, search_to_file, tree_seed, write_trees
+from gflowdial.search.mcts import search
+from gflowdial.search.selection import SearchConfig, selection_policy
+from gflowdial.search.tree import SearchTree
+from gflowdial.search.tree_line import FiledTree
 
-__all__ = ["SearchConfig", "SearchEnvironment", "SearchForest", "Transition", "search", "selection_policy"]
+__all__ = [
+    "AnyEnvironment",
+    "ChanceEnvironment",
+    "FiledTree",
+    "HistoryEnvironment",
+    "SearchConfig",
+    "SearchEnvironment",
+    "SearchTree",
+    "SearchView",
+    "Transition",
+    "TreeFileError",
+    "enumerate_tree",
+    "read_trees_file",
+    "search",
+    "search_to_file",
+    "selection_policy",
+    "tree_seed",
+    "write_trees",
+]

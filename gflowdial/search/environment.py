@@ -1,8 +1,8 @@
-"""What a search needs to know of the world: the protocol that an environment fills."""
+"""What a search needs to know of the world: the protocols that an environment fills."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,21 @@ class Transition(Generic[State]):
         state: the state after the action and the world's answer.
         reward: what this turn earned, in the environment's own unit.
         ended: whether the episode is over; an ended state is never expanded.
+        probability: of this answer among all to the action, above 0; read from a `ChanceEnvironment` alone.
     """
 
     state: State
     reward: float
     ended: bool
+    probability: float = 1.0
 
 
 @runtime_checkable
 class SearchEnvironment(Protocol[State]):
-    """A batched state/action environment. States are values: a step makes new ones.
+    """A batched environment in which a state and an action determine what follows. States are values: a step makes new
+    ones.
 
-    Every method takes a batch and answers row by row; what it says of a row does not depend on the others.
+    Every method takes a batch and answers row by row; what it returns for a row does not depend on the others.
     """
 
     @property
@@ -37,10 +40,38 @@ class SearchEnvironment(Protocol[State]):
         """How many actions there are, A; an action is an index below it."""
 
     def log_prior(self, states: Sequence[State]) -> NDArray[np.float64]:
-        """Normalised log-probabilities of the actions by the prior policy, ``[B, A]``."""
+        """Normalised log-probabilities of the actions by the prior policy, ``[B, A]``; none of the states has ended.
+
+        -inf forbids an action: it is never selected, sampled, rolled out or given flow.
+        """
 
     def step(self, states: Sequence[State], actions: NDArray[np.int64]) -> list[Transition[State]]:
         """Take ``actions [B]`` in ``states``; none of the states has ended."""
 
     def trajectory_return(self, rewards: Sequence[float], state: State) -> float:
         """The return G of a trajectory with these turn rewards, root to end, that ends in ``state``."""
+
+
+@runtime_checkable
+class ChanceEnvironment(Protocol[State]):
+    """A batched environment that answers an action by chance, with known probabilities.
+
+    An environment that has ``outcomes`` is one, whether it has ``step`` or not. The rest is as in `SearchEnvironment`.
+    """
+
+    @property
+    def num_actions(self) -> int:
+        """How many actions there are, A; an action is an index below it."""
+
+    def log_prior(self, states: Sequence[State]) -> NDArray[np.float64]:
+        """Normalised log-probabilities of the actions by the prior policy, ``[B, A]``; -inf forbids an action."""
+
+    def outcomes(self, states: Sequence[State], actions: NDArray[np.int64]) -> list[Sequence[Transition[State]]]:
+        """All answers of the world to ``actions [B]`` in ``states``, in a fixed order; their probabilities sum to 1."""
+
+    def trajectory_return(self, rewards: Sequence[float], state: State) -> float:
+        """The return G of a trajectory with these turn rewards, root to end, that ends in ``state``."""
+
+
+AnyEnvironment: TypeAlias = SearchEnvironment[State] | ChanceEnvironment[State]
+"""What `search` and `enumerate_tree` take."""

@@ -7,6 +7,7 @@ from typing import Generic
 import torch
 
 from gflowdial.forest import Forest
+from gflowdial.precision import precise_dtype
 from gflowdial.search.environment import State
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
@@ -15,22 +16,24 @@ from gflowdial.shapes import Bool, Float, Int, Tensor
 class SearchTree(Generic[State]):
     """One tree or many: states, what led to them, and what was found out about them.
 
-    Trees are contiguous, one per root and in the roots' order; the nodes of a tree are in creation order. Returns,
-    rewards and values are in the environment's own unit, float64.
+    Trees are contiguous, one per root and in the roots' order; the expanded nodes of a tree are in the order of their
+    expansion, those of rollouts in creation order behind them. Returns, rewards and values are in the environment's own
+    unit, float64.
 
     Attributes:
         forest: the shape of the trees.
         states: the state at each node.
         action: ``[nodes]`` the action that led into the node; −1 at a root and at an outcome of chance.
-        reward: ``[nodes]`` what the turn on the edge into the node earned; 0 at a root.
-        visits: ``[nodes]`` how many simulations passed through the node: N(s,a) of the edge into it.
+        reward: ``[nodes]`` what the turn on the edge into the node earned; 0 at a root and at a chance node.
+        visits: ``[nodes]`` how many simulations passed through the node, N(s,a) of the edge into it; at an expanded
+            node, since its expansion.
         value: ``[nodes]`` Q(s,a) of the edge into the node, the mean return of the simulations through it; at a root
             the mean of all, at a leaf the mean return G of what was simulated from it.
         log_prior: ``[nodes, actions]`` normalised log-probabilities of the prior policy, -inf at a forbidden action;
             NaN in every entry of a node for which it was not asked.
         ended: ``[nodes]`` whether the episode is over at the node.
         expanded: ``[nodes]`` false at a node that a rollout passed and the search did not expand.
-        chance: ``[nodes]`` whether the environment moves at the node, not the policy.
+        chance: ``[nodes]`` whether the environment moves at the node, not the policy; its state is the state before.
         log_chance: ``[nodes]`` log-probability of the outcome of chance that led into the node; 0 elsewhere.
     """
 
@@ -78,8 +81,15 @@ class SearchTree(Generic[State]):
         return [self._part(part.forest, part.nodes) for part in self.forest.split()]
 
     def select(self, nodes: Bool[Tensor, " nodes"]) -> "SearchTree[State]":
-        """The tree without the nodes that ``nodes`` leaves out, and without what is below them."""
-        kept = self.forest.root_sum((~nodes)[self.forest.edge_child].double()) == 0
+        """The trees without the nodes that ``nodes`` leaves out, and without what is below them.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        left_out = (~nodes).to(precise_dtype(self.forest.device))
+        kept = self.forest.ancestor_filter(left_out) + left_out == 0
+        if not bool(kept.any()):
+            raise ValueError("the selection leaves no root: select a root at least, of which a tree is left")
         index = kept.nonzero().squeeze(1)
         position = kept.long().cumsum(0) - 1
         above = self.forest.parent[index]
@@ -87,7 +97,7 @@ class SearchTree(Generic[State]):
 
     def root_visits(self) -> Int[Tensor, "trees actions"]:
         """How often each action was taken at each root, N(root, a); 0 for an action never tried."""
-        return self._at_roots(self.visits, 0)
+        return self._at_roots(self.visits, 0.0)
 
     def root_policy(self) -> Float[Tensor, "trees actions"]:
         """The visit distribution of each root, N(root, a) / Σ_b N(root, b)."""

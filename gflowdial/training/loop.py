@@ -1,4 +1,4 @@
-"""The plain training loop: sample, score, step."""
+"""The plain training loop: sample, compute the loss, step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ import torch
 
 from gflowdial.envs.environment import Environment
 from gflowdial.estimators.flow_estimator import FlowEstimator
+from gflowdial.losses import Loss, loss_named, loss_on
 from gflowdial.replay import Replay
-from gflowdial.sampling import Trajectories, sample_backward, sample_forward
-from gflowdial.training.environment_objectives import EnvironmentObjective
+from gflowdial.sampling import Policy, Trajectories, read_trajectories, sample_backward, sample_forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class TrainingStep:
 def train(
     environment: Environment,
     estimator: FlowEstimator,
-    objective: EnvironmentObjective,
+    loss: Loss,
     optimiser: torch.optim.Optimizer,
     *,
     steps: int,
@@ -41,12 +41,13 @@ def train(
     per_condition: int = 1,
     replay: Replay | None = None,
     replay_share: float = 0.5,
+    reference: Policy | None = None,
 ) -> Iterator[TrainingStep]:
     """Train ``estimator``, yielding after each step: what is done in between (a log line, a learning rate) is yours.
 
     ::
 
-        for done in train(environment, estimator, trajectory_balance, optimiser, steps=1000, ...):
+        for done in train(environment, estimator, "trajectory_balance", optimiser, steps=1000, ...):
             if done.step % 100 == 0:
                 print(done.step, done.loss)
 
@@ -55,7 +56,8 @@ def train(
     Args:
         environment: where to act.
         estimator: what learns.
-        objective: what it learns; one of `environment_objectives`, or any such function.
+        loss: what it minimises: the name of a loss, a partial of one, a `losses.Sum`, or any function whose parameters
+            are inputs that `read_trajectories` has.
         optimiser: holds the estimator's parameters.
         steps: how many.
         batch_size: trajectories a step.
@@ -65,10 +67,13 @@ def train(
         per_condition: trajectories of each drawn condition; more than 1 for losses that compare them.
         replay: where terminal states are kept, and drawn from; it may be filled beforehand.
         replay_share: which part of a batch is replayed along paths drawn from P_B; with 1 all is, and nothing sampled.
+        reference: π_ref of losses that read one; the uniform policy by default.
 
     Raises:
-        ValueError: if a share is out of range, or ``per_condition`` does not divide what is sampled or replayed.
+        ValueError: if a share is out of range, ``per_condition`` does not divide what is sampled or replayed, no loss
+            has the name, or the environment lacks an input of the loss.
     """
+    chosen = loss_named(loss)
     if replay is not None and not 0 <= replay_share <= 1:
         raise ValueError(f"replay_share must lie in [0, 1]; got {replay_share}.")
     replayed = 0 if replay is None else round(replay_share * batch_size)
@@ -102,10 +107,10 @@ def train(
                 log_reward=again.log_reward,
             )
             batch.append(paths)
-        losses = [objective(environment, estimator, trajectories) for trajectories in batch]
+        found = [loss_on(chosen, read_trajectories(environment, estimator, part, reference)) for part in batch]
         # Two parts count by their sizes.
-        loss = losses[0] if len(losses) == 1 else (fresh * losses[0] + replayed * losses[1]) / batch_size
+        total = found[0] if len(found) == 1 else (fresh * found[0] + replayed * found[1]) / batch_size
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        yield TrainingStep(step, float(loss.detach()), sampled)
+        yield TrainingStep(step, float(total.detach()), sampled)

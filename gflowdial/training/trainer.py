@@ -1,25 +1,25 @@
 """Training a language-model policy with `transformers.Trainer`. Needs the extra ``lm``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from gflowdial.estimators.language_model import LanguageModelPolicy
-from gflowdial.training.objectives import Objective, needs_reference, objective_terms
-from gflowdial.training.trees import TreeBatch, TreeCollator, TreeExample
+from gflowdial.losses import Loss, inputs_of, loss_named, loss_on
+from gflowdial.search.tree import SearchTree
+from gflowdial.training.readings import read_trees
+from gflowdial.training.trees import EncodedTree, TreeBatch, TreeCollator, Untried
 
 try:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 except ImportError as error:
     raise ImportError("the trainer needs the extra `lm`: pip install 'gflowdial[lm]'") from error
 
-__all__ = ["FlowTrainer", "FlowTrainingArguments", "TreeDataset"]
+__all__ = ["FlowTrainer", "FlowTrainingArguments"]
 
 
 @dataclass
@@ -36,89 +36,84 @@ class FlowTrainingArguments(TrainingArguments):
     tokens_per_pass: int = field(default=4096)
 
 
-class TreeDataset(Dataset[TreeExample]):
-    """Trees in memory."""
-
-    def __init__(self, examples: Sequence[TreeExample]) -> None:
-        self.trees = list(examples)
-
-    def __len__(self) -> int:
-        return len(self.trees)
-
-    def __getitem__(self, index: int) -> TreeExample:
-        return self.trees[index]
-
-
 class FlowTrainer(Trainer):
     """`transformers.Trainer` on search trees: a batch is a forest, packed into as few forward passes as fit.
 
     Devices, mixed precision, logging, checkpoints and their resumption are the parent's; checkpoints are written by
-    `LanguageModelPolicy.save_pretrained`. For an objective with a KL term the reference policy is read once, before
-    training: its weights do not change.
+    `LanguageModelPolicy.save_pretrained`. For a loss that reads the reference policy it is read once, before training:
+    its weights do not change.
 
     Args:
         policy: the policy to train.
         args: how to train.
-        objective: what to train it for.
-        examples: the trees; a batch holds ``per_device_train_batch_size`` of them.
+        loss: what it minimises: the name of a loss, a partial of one, a `losses.Sum`, or any function whose parameters
+            are inputs that `read_trees` gives; `training.methods` has the usual ones.
+        trees: search trees, or recorded dialogues as chains; one with several roots is split. A batch holds
+            ``per_device_train_batch_size`` of them.
+        tokens: what each node of a tree adds to its parent's prefix.
         branch: the tokens after which a state is read.
+        temperature: τ of the target R = exp(G/τ), in units of the return.
+        untried: what becomes of actions that were never tried; see `Untried`.
+        floor: the share of ``untried="floor"``.
+        read_leaves: whether leaves are read too, for losses with a free flow there.
         callbacks: the parent's.
 
     Raises:
-        ValueError: if there are no examples.
+        ValueError: if there are no trees, no loss has the name, or a setting is out of range.
     """
 
     def __init__(
         self,
         policy: LanguageModelPolicy,
         args: FlowTrainingArguments,
-        objective: Objective,
-        examples: Sequence[TreeExample],
+        loss: Loss,
+        trees: Sequence[SearchTree[Any]],
         *,
+        tokens: Callable[[SearchTree[Any]], list[list[int]]],
         branch: Sequence[int],
+        temperature: float,
+        untried: Untried = "masked",
+        floor: float = 0.1,
+        read_leaves: bool = False,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        if not examples:
+        if not trees:
             raise ValueError("there are no trees to train on")
-        collator = TreeCollator(
-            branch,
-            temperature=objective.temperature,
-            untried=objective.untried,
-            floor=objective.floor,
-            read_leaves=objective.reads_leaves,
-            tokens_per_pass=args.tokens_per_pass,
-        )
-        self.objective, self.collator, self.examples = objective, collator, TreeDataset(examples)
+        self.loss = loss_named(loss)
+        self.collator = TreeCollator(branch, temperature, untried, floor, read_leaves, args.tokens_per_pass)
+        parts = [part for tree in trees for part in (tree.split() if tree.forest.num_trees > 1 else [tree])]
+        self.trees = [EncodedTree(tree, tokens(tree)) for tree in parts]
         # The parent drops what the model's forward does not name; trees are not columns.
         args.remove_unused_columns = False
         super().__init__(
-            model=policy, args=args, data_collator=collator, train_dataset=self.examples, callbacks=callbacks
+            model=policy,
+            args=args,
+            data_collator=self.collator,
+            train_dataset=self.trees,
+            callbacks=callbacks,
         )
 
-    objective: Objective
     args: FlowTrainingArguments
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """The parent's training, after the reference policy was read, if the objective needs it."""
-        if needs_reference(self.objective):
+        """The parent's training, after the reference policy was read, if the loss reads it."""
+        if inputs_of(self.loss) & {"log_reference", "log_reference_policy"}:
             self.read_reference()
         return super().train(*args, **kwargs)
 
     @torch.no_grad()
     def read_reference(self) -> None:
-        """Let every example carry the reference policy's log-probabilities."""
+        """Let every tree carry the reference policy's log-probabilities."""
         policy = cast(LanguageModelPolicy, self.model).eval()
         device = policy.reference_head.device
-        known: list[TreeExample] = []
-        for part in self.collator.passes(self.examples.trees):
+        known: list[EncodedTree] = []
+        for part in self.collator.passes(self.trees):
             batch = self.collator.collate(part)
-            read = iter(policy.log_reference(batch.packed.to(device)).double().cpu().numpy())
-            for example in part:
-                log_reference = np.full_like(example.log_prior, np.nan)
-                for node in np.flatnonzero(self.collator.reads(example)):
-                    log_reference[node] = next(read)
-                known.append(replace(example, log_reference=log_reference))
-        self.examples.trees = known
+            reads = [int(self.collator.reads(each.tree).sum()) for each in part]
+            read = torch.split(policy.log_reference(batch.packed.to(device)).cpu(), reads)
+            known += [replace(each, log_reference=rows) for each, rows in zip(part, read, strict=True)]
+        # The parent holds this very list.
+        self.trees[:] = known
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """The mean over all trees of the batch, in its passes; processes exchange gradients after the last."""
@@ -139,12 +134,11 @@ class FlowTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 (the parent's; a loss here is a mean over trees)
     ) -> Any:
-        """The sum of the objective's terms on a batch of one pass."""
+        """The loss on a batch of one pass."""
         (batch,) = inputs["passes"]
         batch = batch.to(self.args.device)
         output = model(batch.packed)
-        terms = objective_terms(self.objective, output, batch, batch.log_reference)
-        loss = inputs.get("share", 1.0) * torch.stack(list(terms.values())).sum()
+        loss = inputs.get("share", 1.0) * loss_on(self.loss, read_trees(output, batch))
         return (loss, output) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -1,18 +1,20 @@
-"""Search trees as training examples, and batches of them."""
+"""Search trees as batches that a policy is trained on."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from gflowdial import segments
 from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes, packed_tokens
 from gflowdial.forest import Forest
+from gflowdial.search.tree import SearchTree
+from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
-__all__ = ["TreeBatch", "TreeCollator", "TreeExample", "Untried"]
+__all__ = ["EncodedTree", "TreeBatch", "TreeCollator", "Untried"]
 
 Untried = Literal["masked", "floor", "zero"]
 """What becomes of an action that the search never tried at a state it went on from, which carries no evidence.
@@ -20,44 +22,30 @@ Untried = Literal["masked", "floor", "zero"]
 - ``"masked"``: P_F is normalised over the tried actions in the loss; what the policy gives the others is left to
   generalisation.
 - ``"floor"``: the action leads to a leaf of its own, with the reward of the state's mean return times
-  ``floor · prior(a|s)``; one that the prior excludes gets nothing.
+  ``floor · prior(a|s)``.
 - ``"zero"``: P_F is normalised over all actions, so that all flow goes to the tried ones: an untried action counts as
   one without reward.
+
+An action that the prior excludes gets nothing under any of them: P_F is normalised over the allowed ones at most.
 """
 
 
-@dataclass(frozen=True)
-class TreeExample:
-    """One tree of dialogue prefixes with what a search, or a person, found out about them.
+@dataclass(frozen=True, eq=False)
+class EncodedTree:
+    """One search tree, or a recorded dialogue as a chain, with its dialogue prefixes.
 
     Attributes:
-        parent: each node's parent, −1 at the root, parents first.
+        tree: a `SearchTree` with one root.
         tokens: what each node adds to its parent's prefix.
-        action: ``[nodes]`` the action that led to a node; −1 at the root.
-        visits: ``[nodes]`` how often the search went through the node (1 for a recorded dialogue).
-        value: ``[nodes]`` mean return Q of the action that led to the node, of the whole tree at the root.
-        leaf_return: ``[nodes]`` the return G at leaves; elsewhere it is not read.
-        log_prior: ``[nodes, actions]`` log-probabilities of the prior policy.
-        log_reference: ``[nodes, actions]`` log-probabilities of the reference policy, where its states were read.
+        log_reference: log-probabilities of the reference policy at the nodes that are read, in their order.
     """
 
-    parent: Sequence[int]
+    tree: SearchTree[Any]
     tokens: Sequence[Sequence[int]]
-    action: NDArray[np.int64]
-    visits: NDArray[np.int64]
-    value: NDArray[np.float64]
-    leaf_return: NDArray[np.float64]
-    log_prior: NDArray[np.float64]
-    log_reference: NDArray[np.float64] | None = None
-
-    def is_leaf(self) -> NDArray[np.bool_]:
-        """Which nodes have no children, ``[nodes]``."""
-        leaf = np.ones(len(self.parent), dtype=np.bool_)
-        leaf[[above for above in self.parent if above >= 0]] = False
-        return leaf
+    log_reference: Float[Tensor, "reads actions"] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TreeBatch:
     """Trees as one forest, the prefixes to be read, and the targets; everything in nats.
 
@@ -65,40 +53,51 @@ class TreeBatch:
         packed: the prefixes of all nodes that are read.
         forest: the trees; under ``untried="floor"`` with a leaf for every untried action.
         row: ``[nodes]`` which read belongs to a node; −1 where none does.
-        action: ``[nodes]`` the action that led to a node; −1 at roots.
+        action: ``[nodes]`` the action that led to a node; −1 at roots and at outcomes of chance.
         visits: ``[nodes]`` visit counts; 0 at leaves that stand for untried actions.
         log_q: ``[nodes]`` Q/τ.
         log_reward: ``[leaves]`` log R = G/τ.
+        log_turn_reward: ``[nodes]`` what the turn on the edge into a node earned, by τ.
+        chance: ``[nodes]`` whether the world moves at a node; such a node is not read.
+        log_chance: ``[nodes]`` log-probability of the outcome that led to a node among those that were seen; 0
+            elsewhere.
         tried: ``[reads, actions]`` which actions have a child in the forest.
-        log_reference: ``[reads, actions]`` log P_ref, if all examples came with it.
+        allowed: ``[reads, actions]`` which actions the prior does not exclude; None where it excludes none.
+        masked: whether P_F is normalised over the tried actions, as ``untried="masked"`` has it.
+        log_reference: ``[reads, actions]`` log P_ref, if all trees came with it.
     """
 
     packed: PackedPrefixes
     forest: Forest
-    row: Int[Tensor, "nodes"]
-    action: Int[Tensor, "nodes"]
-    visits: Float[Tensor, "nodes"]
-    log_q: Float[Tensor, "nodes"]
-    log_reward: Float[Tensor, "leaves"]
+    row: Int[Tensor, " nodes"]
+    action: Int[Tensor, " nodes"]
+    visits: Float[Tensor, " nodes"]
+    log_q: Float[Tensor, " nodes"]
+    log_reward: Float[Tensor, " leaves"]
+    log_turn_reward: Float[Tensor, " nodes"]
+    chance: Bool[Tensor, " nodes"]
+    log_chance: Float[Tensor, " nodes"]
     tried: Bool[Tensor, "reads actions"]
+    allowed: Bool[Tensor, "reads actions"] | None
+    masked: bool
     log_reference: Float[Tensor, "reads actions"] | None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TreeBatch":  # noqa: ARG002 (accelerate's)
         """The same batch on another device."""
-        fields = {name: field.to(device) for name, field in vars(self).items() if field is not None}
+        fields = {name: field.to(device) for name, field in vars(self).items() if hasattr(field, "to")}
         return replace(self, **fields)
 
 
 @dataclass(frozen=True)
 class TreeCollator:
-    """Make `TreeBatch` es of `TreeExample` s.
+    """Make `TreeBatch` es of `EncodedTree` s.
 
     Attributes:
         branch: the tokens after which a state is read; see `pack_prefixes`.
         temperature: τ of the target R = exp(G/τ), in units of the return.
         untried: what becomes of untried actions; see `Untried`.
         floor: the share of ``untried="floor"``.
-        read_leaves: whether leaves are read too (their flow is free in some variants of AFPO); roots always are.
+        read_leaves: whether leaves are read too, for losses with a free flow there; roots always are.
         tokens_per_pass: how many tokens a `TreeBatch` may hold; a larger tree has one of its own.
     """
 
@@ -115,88 +114,94 @@ class TreeCollator:
         if not self.floor > 0:
             raise ValueError(f"floor is {self.floor}: give a share above 0")
 
-    def __call__(self, examples: Sequence[TreeExample]) -> dict[str, list[TreeBatch]]:
-        return {"passes": [self.collate(part) for part in self.passes(examples)]}
+    def __call__(self, trees: Sequence[EncodedTree]) -> dict[str, list[TreeBatch]]:
+        return {"passes": [self.collate(part) for part in self.passes(trees)]}
 
-    def passes(self, examples: Sequence[TreeExample]) -> Iterator[list[TreeExample]]:
-        """Cut ``examples`` into neighbours of at most ``tokens_per_pass`` tokens together."""
-        part: list[TreeExample] = []
+    def passes(self, trees: Sequence[EncodedTree]) -> Iterator[list[EncodedTree]]:
+        """Cut ``trees`` into neighbours of at most ``tokens_per_pass`` tokens together."""
+        part: list[EncodedTree] = []
         total = 0
-        for example in examples:
-            tokens = packed_tokens(example.parent, example.tokens, self.reads(example).tolist(), self.branch)
+        for each in trees:
+            tokens = packed_tokens(
+                each.tree.forest.parent.tolist(), each.tokens, self.reads(each.tree).tolist(), self.branch
+            )
             if part and total + tokens > self.tokens_per_pass:
                 yield part
                 part, total = [], 0
-            part.append(example)
+            part.append(each)
             total += tokens
         if part:
             yield part
 
-    def reads(self, example: TreeExample) -> NDArray[np.bool_]:
+    def reads(self, tree: SearchTree[Any]) -> Bool[Tensor, " nodes"]:
         """Which nodes' states are read, ``[nodes]``."""
-        return ~example.is_leaf() | (np.asarray(example.parent) < 0) | self.read_leaves
+        forest = tree.forest
+        return ((forest.num_children > 0) | (forest.parent < 0) | self.read_leaves) & ~tree.chance
 
-    def collate(self, examples: Sequence[TreeExample]) -> TreeBatch:
-        """Batch ``examples`` in their order.
+    def collate(self, trees: Sequence[EncodedTree]) -> TreeBatch:
+        """Batch ``trees`` in their order.
 
         Raises:
-            ValueError: if there are none, or a return, value or prior is NaN or infinite.
+            ValueError: if there are none, a return, value or prior is NaN or infinite, or a tree took an action that
+                its prior excludes.
         """
-        if not examples:
+        if not trees:
             raise ValueError("no trees to batch")
-        sizes = [len(example.parent) for example in examples]
-        start = np.concatenate([[0], np.cumsum(sizes)])
-        shifted = [
-            np.where(np.asarray(example.parent) < 0, -1, np.asarray(example.parent) + first)
-            for example, first in zip(examples, start[:-1], strict=True)
-        ]
-        parent = np.concatenate(shifted).astype(np.int64)
-        action, visits, value, leaf_return = (
-            np.concatenate([getattr(example, name) for example in examples])
-            for name in ("action", "visits", "value", "leaf_return")
-        )
-        log_prior = np.concatenate([example.log_prior for example in examples])
-        leaf = np.concatenate([example.is_leaf() for example in examples])
-        read = np.concatenate([self.reads(example) for example in examples])
-        tokens = [segment for example in examples for segment in example.tokens]
-        packed = pack_prefixes(parent.tolist(), tokens, read.tolist(), self.branch)
-        row = np.full(len(parent), -1, dtype=np.int64)
-        row[read] = np.arange(read.sum())
-        log_q = value / self.temperature
-        log_reward = np.where(leaf, leaf_return, 0.0) / self.temperature
-        tried = np.zeros((read.sum(), log_prior.shape[1]), dtype=np.bool_)
-        edge = parent >= 0
-        tried[row[parent[edge]], action[edge]] = True
+        whole = SearchTree.merge([each.tree for each in trees])
+        forest, action, log_prior = whole.forest, whole.action, whole.log_prior
+        read = self.reads(whole)
+        tokens = [segment for each in trees for segment in each.tokens]
+        packed = pack_prefixes(forest.parent.tolist(), tokens, read.tolist(), self.branch)
+        row = torch.full_like(forest.parent, -1).masked_scatter_(read, torch.arange(len(packed.node)))
+        taken = action >= 0
+        tried = log_prior.new_zeros((len(packed.node), whole.num_actions), dtype=torch.bool)
+        tried[row[forest.parent[taken]], action[taken]] = True
+        # A prior that was not asked is NaN and excludes nothing.
+        allowed = log_prior[packed.node] != -torch.inf
+        if bool((tried & ~allowed).any()):
+            raise ValueError("a tree took an action that its prior excludes: search its scene anew")
+        nodes = {
+            "row": row,
+            "action": action,
+            "visits": whole.visits.float(),
+            "log_q": whole.value / self.temperature,
+            "log_turn_reward": (whole.reward / self.temperature).float(),
+            "chance": whole.chance,
+            "log_chance": _among_seen(whole).float(),
+        }
         if self.untried == "floor":
-            node, new_action = np.nonzero(~leaf[:, None] & ~_by_node(tried, row) & (log_prior != -np.inf))
-            floor = log_q[node] + np.log(self.floor) + log_prior[node, new_action]
-            parent, action = np.append(parent, node), np.append(action, new_action)
-            row = np.append(row, np.full(len(node), -1))
-            visits, leaf = np.append(visits, np.zeros(len(node))), np.append(leaf, np.ones(len(node), dtype=np.bool_))
-            log_q, log_reward = np.append(log_q, floor), np.append(log_reward, floor)
-            tried[row[node], new_action] = True
-        if not (np.isfinite(log_q).all() and np.isfinite(log_reward).all()):
+            acting = (forest.num_children[packed.node] > 0)[:, None]
+            state, untried = (acting & ~tried & allowed).nonzero(as_tuple=True)
+            tried[state, untried] = True
+            above = packed.node[state]
+            reward = nodes["log_q"][above] + math.log(self.floor) + log_prior[above, untried]
+            forest = Forest.from_parents(torch.cat([forest.parent, above]))
+            added = {"row": torch.full_like(above, -1), "action": untried, "log_q": reward}
+            nodes = {n: torch.cat([x, added.get(n, torch.zeros_like(above)).to(x.dtype)]) for n, x in nodes.items()}
+        if not bool(nodes["log_q"].isfinite().all()):
             raise ValueError("a tree holds a return, value or prior that is NaN or infinite: search its scene anew")
+        nodes["log_q"] = nodes["log_q"].float()
+        references = [each.log_reference for each in trees if each.log_reference is not None]
         return TreeBatch(
             packed=packed,
-            forest=Forest.from_parents(torch.from_numpy(parent)),
-            row=torch.from_numpy(row),
-            action=torch.from_numpy(action),
-            visits=torch.from_numpy(visits.astype(np.float32)),
-            log_q=torch.from_numpy(log_q.astype(np.float32)),
-            log_reward=torch.from_numpy(log_reward[leaf].astype(np.float32)),
-            tried=torch.from_numpy(tried),
-            log_reference=_log_reference(examples, read),
+            forest=forest,
+            log_reward=nodes["log_q"][forest.leaves],
+            tried=tried,
+            allowed=None if bool(allowed.all()) else allowed,
+            masked=self.untried == "masked",
+            log_reference=torch.cat(references).float() if len(references) == len(trees) else None,
+            **nodes,
         )
 
 
-def _log_reference(examples: Sequence[TreeExample], read: NDArray[np.bool_]) -> Tensor | None:
-    known = [example.log_reference for example in examples if example.log_reference is not None]
-    if len(known) < len(examples):
-        return None
-    return torch.from_numpy(np.concatenate(known)[read].astype(np.float32))
-
-
-def _by_node(tried: NDArray[np.bool_], row: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows of reads laid out by node; nodes that are not read count as having tried everything."""
-    return np.where((row >= 0)[:, None], tried[np.maximum(row, 0)], True)
+def _among_seen(tree: SearchTree[Any]) -> Float[Tensor, " nodes"]:
+    """log P of each outcome of chance among the outcomes that the tree holds; 0 elsewhere."""
+    if not bool(tree.chance.any()):
+        return tree.log_chance
+    forest = tree.forest
+    parent = forest.edge_parent
+    log_chance = tree.log_chance[forest.edge_child]
+    log_total = segments.logsumexp(log_chance, Segments.from_ids(parent, forest.num_nodes))[parent]
+    return tree.log_chance.index_copy(
+        0, forest.edge_child, torch.where(tree.chance[parent], log_chance - log_total, 0.0)
+    )

@@ -6,7 +6,7 @@ import pytest
 
 from examples.aflow_esc.crisis import RESEARCH_NOTICE, CrisisCheck, recognise, research_notice
 from examples.aflow_esc.crisis_patterns import PATTERNS
-from examples.aflow_esc.roles.simulated import all_phrases
+from examples.aflow_esc.simulated import all_phrases
 from examples.aflow_esc.scenes import bundled_scenes
 
 HEARD = {

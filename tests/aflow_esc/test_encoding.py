@@ -9,7 +9,7 @@ from examples.aflow_esc.dialogues import Dialogue, Scene, Turn
 from examples.aflow_esc.encoding import DialogueEncoder
 from examples.aflow_esc.environment import SupportEnvironment
 from examples.aflow_esc.language_models import load_tokenizer
-from examples.aflow_esc.roles.simulated import simulated_roles
+from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.strategies import AFLOW, ESCONV, INVENTORIES
 from examples.aflow_esc.tree_record import TreeRecord

@@ -12,7 +12,7 @@ from examples.aflow_esc.environment import SupportEnvironment
 from examples.aflow_esc.outcomes import enumerated_outcome, sampled_outcome
 from examples.aflow_esc.play import play
 from examples.aflow_esc.policies import DialoguePolicy, PriorPolicy, UniformPolicy
-from examples.aflow_esc.roles.simulated import (
+from examples.aflow_esc.simulated import (
     ExactFlow,
     Tree,
     enumerate_tree,

@@ -6,7 +6,7 @@ import pytest
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
 from examples.aflow_esc.play import play
 from examples.aflow_esc.policies import PriorPolicy, UniformPolicy
-from examples.aflow_esc.roles.simulated import simulated_roles
+from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.strategies import AFLOW
 

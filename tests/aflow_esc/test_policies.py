@@ -9,7 +9,7 @@ from examples.aflow_esc.config import load_config
 from examples.aflow_esc.dialogues import Dialogue
 from examples.aflow_esc.environment import SupportEnvironment, SupportState
 from examples.aflow_esc.policies import DialoguePolicy, LearnedPolicy, PriorPolicy, SearchPolicy, UniformPolicy
-from examples.aflow_esc.roles.simulated import simulated_roles
+from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.runs import Run
 from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.setting import Setting

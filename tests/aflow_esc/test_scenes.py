@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from examples.aflow_esc.roles.simulated import tables
+from examples.aflow_esc.simulated import tables
 from examples.aflow_esc.scenes import SceneError, bundled_scenes, load_scenes
 
 GOOD = {"id": "a", "situation": "s", "emotion": "e", "problem": "p", "opening": "Hello there"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from examples.aflow_esc.dialogues import Dialogue, Turn
 from examples.aflow_esc.roles.protocols import Roles
-from examples.aflow_esc.roles.simulated import (
+from examples.aflow_esc.simulated import (
     ExactFlow,
     all_phrases,
     best_return,

@@ -6,7 +6,7 @@ import pytest
 
 from examples.aflow_esc.config import TinyModelConfig
 from examples.aflow_esc.language_models import load_tokenizer
-from examples.aflow_esc.roles.simulated import all_phrases
+from examples.aflow_esc.simulated import all_phrases
 from examples.aflow_esc.strategies import INVENTORIES
 from examples.aflow_esc.tokenizer.build import VOCABULARY_SIZE, build
 

@@ -109,6 +109,11 @@ def likelihood(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Ten
     return losses.maximum_likelihood(log_pf, log_reward, forest) + losses.maximum_likelihood(log_pf, None, forest)
 
 
+def cloning(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
+    del log_flow, log_reward
+    return losses.behaviour_cloning(log_pf, log_pb.exp(), forest)
+
+
 def dynamics(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
     del log_flow, log_pb, log_reward
     return losses.dynamics_likelihood(log_pf, forest)
@@ -140,6 +145,7 @@ LOSSES: dict[str, Entry] = {
     "expected detailed balance": Entry(expected, vanishes=False, sees=False),
     "flow matching": Entry(flow_matching, vanishes=False, sees=False),
     "maximum likelihood": Entry(likelihood, vanishes=False, sees=False),
+    "behaviour cloning": Entry(cloning, vanishes=False, sees=False),
     "dynamics likelihood": Entry(dynamics, vanishes=False, sees=False),
 }
 

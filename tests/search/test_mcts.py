@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gflowdial.search import SearchConfig, SearchForest, Transition, search, selection_policy
+from gflowdial.search import SearchConfig, SearchTree, Transition, search, selection_policy
 
 State = tuple[int, ...]
 
@@ -52,7 +52,7 @@ class Toy:
         return float(np.mean(rewards)) if rewards else 0.0
 
 
-def nodes_by_tree(found: SearchForest[State]) -> list[list[tuple[object, ...]]]:
+def nodes_by_tree(found: SearchTree[State]) -> list[list[tuple[object, ...]]]:
     """Every node's record, tree by tree."""
     trees: list[list[tuple[object, ...]]] = [[] for _ in range(found.forest.num_trees)]
     for node, tree in enumerate(found.forest.tree.tolist()):

@@ -1,14 +1,16 @@
 """The loop samples, replays and steps as it was told."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from gflowdial.envs import Dialogue, Environment, enumerate_states
-from gflowdial.estimators import FlowEstimator, MLPTrunk, NetworkFlow, NetworkLogZ, TabularFlow
+from gflowdial import Forest, losses
+from gflowdial.envs import Dialogue, enumerate_states
+from gflowdial.estimators import MLPTrunk, NetworkFlow, NetworkLogZ, TabularFlow
 from gflowdial.replay import Replay
 from gflowdial.sampling import Terminals, Trajectories
-from gflowdial.training.environment_objectives import trajectory_balance
 from gflowdial.training.loop import TrainingStep, train
 
 SCENES = Dialogue(3, 2, 2, lambda states: states.sum(1).double())
@@ -21,16 +23,24 @@ class Recorded:
     def __init__(self) -> None:
         self.seen: list[Trajectories] = []
 
-    def __call__(self, environment: Environment, estimator: FlowEstimator, trajectories: Trajectories) -> Tensor:
+    def __call__(
+        self,
+        trajectories: Trajectories,
+        log_z: Tensor,
+        log_pf: Tensor,
+        log_pb: Tensor,
+        log_reward: Tensor,
+        forest: Forest,
+    ) -> Tensor:
         self.seen.append(trajectories)
-        return trajectory_balance(environment, estimator, trajectories)
+        return losses.trajectory_balance(log_z, log_pf, log_pb, log_reward, forest)
 
 
 def estimator() -> TabularFlow:
     return TabularFlow(SCENES, GRAPH.index, len(GRAPH.states), num_conditions=3)
 
 
-def run(objective: Recorded, learner: TabularFlow | NetworkFlow | None = None, **options: object) -> list[TrainingStep]:
+def run(loss: losses.Loss, learner: TabularFlow | NetworkFlow | None = None, **options: object) -> list[TrainingStep]:
     learner = learner or estimator()
     settings: dict[str, object] = {
         "steps": 5,
@@ -38,7 +48,7 @@ def run(objective: Recorded, learner: TabularFlow | NetworkFlow | None = None, *
         "generator": torch.Generator().manual_seed(0),
     } | options
     optimiser = torch.optim.Adam(learner.parameters(), lr=0.05)
-    return list(train(SCENES, learner, objective, optimiser, **settings))  # type: ignore[arg-type]
+    return list(train(SCENES, learner, loss, optimiser, **settings))  # type: ignore[arg-type]
 
 
 def test_every_step_samples_a_batch_and_learns() -> None:
@@ -86,10 +96,10 @@ def test_the_share_weighs_the_two_halves() -> None:
     replay = Replay(100)
     replay.add(Terminals(ends, torch.zeros(len(ends)), ends[:, 0]))
 
-    def size(_: Environment, estimator: FlowEstimator, trajectories: Trajectories) -> Tensor:
-        return estimator.log_z(trajectories.condition).sum() * 0 + float(trajectories.forest.num_trees)
+    def size(log_z: Tensor, forest: Forest) -> Tensor:
+        return log_z.sum() * 0 + float(forest.num_trees)
 
-    done = run(size, steps=1, replay=replay, replay_share=0.25)  # type: ignore[arg-type]
+    done = run(size, steps=1, replay=replay, replay_share=0.25)
     assert done[0].loss == pytest.approx((9 * 9 + 3 * 3) / 12)
 
 
@@ -101,12 +111,41 @@ def test_a_network_with_conditional_log_z_learns_every_scene() -> None:
     optimiser = torch.optim.Adam(learner.parameters(), lr=0.01)
     generator = torch.Generator().manual_seed(0)
     for _ in train(
-        SCENES, learner, trajectory_balance, optimiser, steps=150, batch_size=24, generator=generator, epsilon=0.2
+        SCENES,
+        learner,
+        losses.trajectory_balance,
+        optimiser,
+        steps=150,
+        batch_size=24,
+        generator=generator,
+        epsilon=0.2,
     ):
         pass
     ends = GRAPH.dag.root_of[GRAPH.dag.terminals]
     exact = torch.stack([GRAPH.log_reward[ends == scene].logsumexp(0) for scene in range(3)])
     torch.testing.assert_close(learner.log_z(torch.arange(3)).double(), exact, atol=0.05, rtol=0.0)
+
+
+def test_names_partials_and_sums_are_losses() -> None:
+    by_name = run("trajectory_balance")
+    assert [step.loss for step in by_name] == [step.loss for step in run(Recorded())]
+    pulled = losses.Sum(balance="trajectory_balance", kl=partial(losses.reference_kl, weight=2.0))
+    first, *_, last = run(pulled, steps=40)
+    assert first.loss == by_name[0].loss  # the first policy is the reference
+    assert last.loss < first.loss
+
+
+def test_the_reference_is_passed_on() -> None:
+    def leaning(states: Tensor) -> Tensor:
+        return torch.tensor([0.9, 0.1]).log().expand(len(states), 2)
+
+    (even,), (other,) = (run("relative_trajectory_balance", steps=1, reference=r) for r in (None, leaning))
+    assert even.loss != other.loss
+
+
+def test_a_misspelt_loss_is_refused_with_what_is_near() -> None:
+    with pytest.raises(ValueError, match="'trajectory_balanse' is the name of no loss: choose trajectory_balance or"):
+        run("trajectory_balanse")
 
 
 @pytest.mark.parametrize(

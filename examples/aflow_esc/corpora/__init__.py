@@ -1,7 +1,5 @@
 """Annotated dialogues from files: three public data forms, checked, normalised and merged into turns."""
 
-from examples.aflow_esc.corpora.corpus import Corpus, MergeLabel, Problem, load_corpus, relabel
-from examples.aflow_esc.corpora.reading import CorpusError
-from examples.aflow_esc.corpora.splits import split_by_scene
+from examples.aflow_esc.corpora.corpus import MergeLabel, SupportCorpus, load_corpus, load_for, relabel
 
-__all__ = ["Corpus", "CorpusError", "MergeLabel", "Problem", "load_corpus", "relabel", "split_by_scene"]
+__all__ = ["MergeLabel", "SupportCorpus", "load_corpus", "load_for", "relabel"]

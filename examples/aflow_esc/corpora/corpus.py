@@ -2,16 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from examples.aflow_esc.corpora import forms
 from examples.aflow_esc.corpora.forms import MalformedError, Record, Utterance
-from examples.aflow_esc.corpora.reading import CorpusError, read_records
-from examples.aflow_esc.dialogues import Dialogue, Scene, Turn
-from examples.aflow_esc.strategies import ESCONV, EXTES, Inventory, UnknownStrategyError
+from examples.aflow_esc.corpora.reading import read_records
+from examples.aflow_esc.scenes import SupportScene
+from examples.aflow_esc.strategies import AFLOW, ESCONV, ESCONV_TO_AFLOW, EXTES, EXTES_TO_AFLOW
+from gflowdial.dialogue.corpus import Corpus, CorpusError, Problem
+from gflowdial.dialogue.moves import Inventory, UnknownMoveError
+from gflowdial.dialogue.values import Dialogue, Turn
 
 MergeLabel = Literal["first", "last"]
 
@@ -19,45 +22,18 @@ _INVENTORIES = {"esconv": ESCONV, "lines": ESCONV, "extes": EXTES}
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A fault in the data.
-
-    Attributes:
-        file: where.
-        index: the dialogue's number in the file, and the utterance's in the dialogue if it lies in one; from 0.
-        reason: what is wrong.
-    """
-
-    file: Path
-    index: tuple[int, ...]
-    reason: str
-
-    def __str__(self) -> str:
-        place = ", ".join(f"{name} {i}" for name, i in zip(("dialogue", "utterance"), self.index, strict=False))
-        return f"{self.file}, {place}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What a file holds.
+class SupportCorpus(Corpus):
+    """What a file of emotional support holds.
 
     Attributes:
         form: ``"esconv"``, ``"lines"`` or ``"extes"``; see `forms`.
-        inventory: whose names the turns' strategies are.
         merge_label: which label a turn of several utterances keeps.
-        dialogues: the well-formed ones.
-        problems: unknown or missing labels (the turn stays, unlabelled) and malformed records (left out).
-        utterances: messages in ``dialogues``, before merging.
         utterance_counts: the supporter's messages by strategy, before merging.
     """
 
-    form: str
-    inventory: Inventory
-    merge_label: MergeLabel
-    dialogues: list[Dialogue]
-    problems: list[Problem]
-    utterances: int
-    utterance_counts: Counter[str]
+    form: str = ""
+    merge_label: MergeLabel = "first"
+    utterance_counts: Counter[str] = field(default_factory=Counter)
 
 
 def load_corpus(
@@ -66,7 +42,7 @@ def load_corpus(
     *,
     merge_label: MergeLabel = "first",
     strict: bool = False,
-) -> Corpus:
+) -> SupportCorpus:
     """Load a file of dialogues in any of the three forms, told apart by content.
 
     Args:
@@ -101,24 +77,41 @@ def load_corpus(
         raise CorpusError(
             f"{path}: none of its {len(records)} dialogues is well-formed; mend the file. First fault: {problems[0]}"
         )
-    return Corpus(form, inventory, merge_label, dialogues, problems, utterances, counts)
+    facts = {"merge_label": merge_label}
+    return SupportCorpus(inventory, dialogues, problems, utterances, facts, form, merge_label, counts)
+
+
+def load_for(path: Path, inventory: Inventory, strict: bool) -> Corpus:
+    """The dialogues of a file with their labels in ``inventory``: the file's own, or AFlow's.
+
+    Raises:
+        CorpusError: as `load_corpus`.
+        ValueError: the labels cannot be named in ``inventory``.
+    """
+    corpus = load_corpus(path, strict=strict)
+    if corpus.inventory == inventory:
+        return corpus
+    if inventory != AFLOW:
+        raise ValueError(f"the labels are {corpus.inventory.name}'s; choose that or aflow, not {inventory.name}")
+    names = {"esconv": ESCONV_TO_AFLOW, "extes": EXTES_TO_AFLOW}[corpus.inventory.name]
+    return replace(corpus, inventory=inventory, dialogues=[relabel(dialogue, names) for dialogue in corpus.dialogues])
 
 
 def relabel(dialogue: Dialogue, names: Mapping[str, str | None]) -> Dialogue:
     """The dialogue with its strategies renamed, for instance by `ESCONV_TO_AFLOW`; None takes a label away.
 
     Raises:
-        UnknownStrategyError: a strategy that ``names`` does not list.
+        UnknownMoveError: a strategy that ``names`` does not list.
     """
     return replace(dialogue, turns=tuple(_relabel(turn, names) for turn in dialogue.turns))
 
 
 def _relabel(turn: Turn, names: Mapping[str, str | None]) -> Turn:
-    if turn.strategy is None:
+    if turn.move is None:
         return turn
-    if turn.strategy not in names:
-        raise UnknownStrategyError(f"no new name for strategy {turn.strategy!r}; the map lists {', '.join(names)}")
-    return replace(turn, strategy=names[turn.strategy])
+    if turn.move not in names:
+        raise UnknownMoveError(f"no new name for strategy {turn.move!r}; the map lists {', '.join(names)}")
+    return replace(turn, move=names[turn.move])
 
 
 def _detect(path: Path, records: list[Any]) -> str:
@@ -135,7 +128,7 @@ def _read(raw: Any, form: str, inventory: Inventory, path: Path, index: int) -> 
     """The record with canonical labels, and what is wrong with it; a malformed one is None."""
     try:
         record = forms.read(raw, form)
-        if all(utterance.speaker != "seeker" for utterance in record.utterances):
+        if all(utterance.speaker != "partner" for utterance in record.utterances):
             raise MalformedError("the seeker says nothing")
     except MalformedError as error:
         place = (index,) if error.utterance is None else (index, error.utterance)
@@ -144,29 +137,29 @@ def _read(raw: Any, form: str, inventory: Inventory, path: Path, index: int) -> 
     for number, utterance in enumerate(record.utterances):
         try:
             resolved.append(_resolve(utterance, inventory))
-        except UnknownStrategyError as error:
+        except UnknownMoveError as error:
             resolved.append(utterance._replace(label=None))
             problems.append(Problem(path, (index, number), str(error)))
     return record._replace(utterances=resolved), problems
 
 
 def _resolve(utterance: Utterance, inventory: Inventory) -> Utterance:
-    if utterance.speaker == "seeker":
+    if utterance.speaker == "partner":
         return utterance
     if utterance.label is None:
-        raise UnknownStrategyError("the supporter's utterance has no strategy label")
+        raise UnknownMoveError("the supporter's utterance has no strategy label")
     return utterance._replace(label=inventory.resolve(utterance.label))
 
 
 def _dialogue(scene_id: str, record: Record, merge_label: MergeLabel) -> Dialogue:
     turns = tuple(_merge(record.utterances, merge_label))
-    opening = next(turn.text for turn in turns if turn.speaker == "seeker")
-    return Dialogue(Scene(scene_id, record.situation, record.emotion, record.problem, opening), turns)
+    opening = next(turn.text for turn in turns if turn.speaker == "partner")
+    return Dialogue(SupportScene(scene_id, opening, record.situation, record.emotion, record.problem), turns)
 
 
 def _merge(utterances: list[Utterance], merge_label: MergeLabel) -> Iterator[Turn]:
     for speaker, group in groupby(utterances, key=lambda utterance: utterance.speaker):
         said = list(group)
         labels = [utterance.label for utterance in said if utterance.label is not None]
-        strategy = labels[0 if merge_label == "first" else -1] if labels else None
-        yield Turn(speaker, " ".join(utterance.text for utterance in said), strategy)
+        move = labels[0 if merge_label == "first" else -1] if labels else None
+        yield Turn(speaker, " ".join(utterance.text for utterance in said), move)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from examples.aflow_esc.corpora.reading import BrokenLine
-from examples.aflow_esc.dialogues import Speaker
+from gflowdial.dialogue.values import Speaker
 
 
 class MalformedError(ValueError):
@@ -42,12 +42,12 @@ class Record(NamedTuple):
 Reader = Callable[[Mapping[str, Any]], Record]
 
 _ESCONV_SPEAKERS: Mapping[str, Speaker] = {
-    "seeker": "seeker",
-    "speaker": "seeker",
-    "supporter": "supporter",
-    "listener": "supporter",
+    "seeker": "partner",
+    "speaker": "partner",
+    "supporter": "agent",
+    "listener": "agent",
 }
-_LINES_SPEAKERS: Mapping[str, Speaker] = {"usr": "seeker", "sys": "supporter"}
+_LINES_SPEAKERS: Mapping[str, Speaker] = {"usr": "partner", "sys": "agent"}
 
 
 def detect(record: Any) -> str | None:
@@ -100,13 +100,13 @@ def _classic(record: Mapping[str, Any], parse: Callable[[Mapping[str, Any]], Utt
 def _esconv_utterance(message: Mapping[str, Any]) -> Utterance:
     speaker = _speaker(message, _ESCONV_SPEAKERS)
     annotation = _field(message, "annotation", dict)
-    label = _label(annotation, "strategy") if speaker == "supporter" else None
+    label = _label(annotation, "strategy") if speaker == "agent" else None
     return Utterance(speaker, _text(message, "content"), label)
 
 
 def _lines_utterance(message: Mapping[str, Any]) -> Utterance:
     speaker = _speaker(message, _LINES_SPEAKERS)
-    label = _label(message, "strategy") if speaker == "supporter" else None
+    label = _label(message, "strategy") if speaker == "agent" else None
     return Utterance(speaker, _text(message, "text"), label)
 
 
@@ -114,8 +114,8 @@ def _extes_utterance(message: Mapping[str, Any]) -> Utterance:
     if ("User" in message) == ("AI" in message):
         raise MalformedError("expected either the field 'User' or the field 'AI'")
     if "User" in message:
-        return Utterance("seeker", _text(message, "User"), None)
-    return Utterance("supporter", _text(message, "AI"), _label(message, "AI Strategy"))
+        return Utterance("partner", _text(message, "User"), None)
+    return Utterance("agent", _text(message, "AI"), _label(message, "AI Strategy"))
 
 
 READERS: Mapping[str, Reader] = {"esconv": _esconv, "lines": _lines, "extes": _extes}

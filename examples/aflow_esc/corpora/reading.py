@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
-class CorpusError(ValueError):
-    """A dialogue file that cannot be used; the message names the file, the place, the reason and the way out."""
+from gflowdial.dialogue.corpus import CorpusError
 
 
 class BrokenLine(NamedTuple):

@@ -8,14 +8,10 @@ that became a token of its own would mean nothing in a scene that was held out.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
-
-from examples.aflow_esc.roles.simulated import all_phrases
-from examples.aflow_esc.roles.simulated.tables import EMOTIONS, PROBLEMS
+from examples.aflow_esc.simulated import all_phrases
+from examples.aflow_esc.simulated.tables import EMOTIONS, PROBLEMS
 from examples.aflow_esc.strategies import INVENTORIES
-
-VOCABULARY_SIZE = 2048
+from gflowdial.dialogue.language_models import train_tokenizer
 
 
 def corpus() -> Iterator[str]:
@@ -27,29 +23,11 @@ def corpus() -> Iterator[str]:
     yield from ["A seeker and a supporter talk. Emotion:", ". Problem:"] * 20
     for label in (*EMOTIONS, *PROBLEMS):
         yield f" {label}"
-    for inventory in INVENTORIES.values():
+    for inventory in INVENTORIES:
         for name in inventory.names:
             # Often, so that every name becomes a token.
             yield from ["\nStrategy:", f" {name}"] * 20
 
 
-def build() -> PreTrainedTokenizerFast:
-    """The tokenizer."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<pad>", "<end>"],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus(), trainer)
-    fast: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>"
-    )
-    return fast
-
-
 if __name__ == "__main__":
-    build().save_pretrained(Path(__file__).parent)
+    train_tokenizer(corpus()).save_pretrained(Path(__file__).parent)

@@ -1,0 +1,301 @@
+"""The settings of a run: one YAML file, every key checked."""
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from gflowdial.dialogue.task import RoleMaker
+from gflowdial.estimators.packing import Attention
+from gflowdial.search import SearchConfig
+from gflowdial.training.methods import method
+from gflowdial.training.trees import Untried
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used; the message names the file, the key and the way out."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if repeated := sorted({value for value in values if values.count(value) > 1}):
+        raise ValueError(f"{', '.join(map(str, repeated))} comes more than once; name each once")
+    return values
+
+
+def _known_method(name: str) -> str:
+    method(name)
+    return name
+
+
+class DataConfig(_Section):
+    """Which conversations, and how they are split.
+
+    Attributes:
+        source: ``"bundled"`` for the scenes that come with the task, else the path of a file of recorded dialogues.
+        licence: under what licence the data are; it stands in the model card of every policy.
+        held_out: the share of scenes kept for evaluation.
+        split_seed: seed of the split, the same for all seeds of a run.
+        limit: at most so many scenes in all; None takes them all.
+        max_turns: recorded dialogues are cut after so many of the agent's turns; None keeps them whole.
+    """
+
+    source: str = "bundled"
+    licence: str | None = None
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_seed: int = 0
+    limit: Annotated[int, Field(ge=2)] | None = None
+    max_turns: Annotated[int, Field(ge=1)] | None = None
+
+
+class RolesConfig(_Section):
+    """Who plays whom; the other keys are the options of the kind.
+
+    Attributes:
+        kind: a kind of roles of the task, or ``"local"``: one local language model in all roles.
+        max_turns: how many turns the agent may take; the task's own number where not given.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    kind: str
+    max_turns: Annotated[int, Field(ge=1)] | None = None
+
+
+class _SearchBase(_Section):
+    batch_size: Annotated[int, Field(ge=1)] = 32
+
+    @model_validator(mode="after")
+    def _check(self) -> "_SearchBase":
+        SearchConfig(**self.model_dump(exclude={"batch_size"}))
+        return self
+
+
+if TYPE_CHECKING:
+    SearchSection: TypeAlias = _SearchBase
+else:
+    # The keys are the fields of `SearchConfig`, whatever they are.
+    SearchSection = create_model(
+        "SearchSection",
+        __base__=_SearchBase,
+        __doc__="The fields of `gflowdial.search.SearchConfig`; ``batch_size`` scenes are searched in lockstep.",
+        **{field.name: (field.type, field.default) for field in fields(SearchConfig)},
+    )
+
+
+class TinyModelConfig(_Section):
+    """A small causal transformer, trained from scratch on transcripts of the prior's own conversations."""
+
+    kind: Literal["tiny"]
+    hidden_size: Annotated[int, Field(ge=8)] = 64
+    layers: Annotated[int, Field(ge=1)] = 2
+    heads: Annotated[int, Field(ge=1)] = 4
+    transcripts_per_scene: Annotated[int, Field(ge=1)] = 8
+    epochs: Annotated[float, Field(gt=0)] = 4.0
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+
+    @model_validator(mode="after")
+    def _check(self) -> "TinyModelConfig":
+        # Rotary positions turn pairs of a head's numbers.
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of twice the heads, here {2 * self.heads}"
+            )
+        return self
+
+
+class PretrainedModelConfig(_Section):
+    """A causal language model that exists already: ``"smollm2"``, a folder, or the id of a model on a hub."""
+
+    kind: Literal["pretrained"]
+    name: str = "smollm2"
+
+
+class AdapterConfig(_Section):
+    """LoRA; the paper's rank and alpha."""
+
+    rank: Annotated[int, Field(ge=1)] = 32
+    alpha: Annotated[int, Field(ge=1)] = 64
+
+
+class TrainingConfig(_Section):
+    """How policies are trained.
+
+    Attributes:
+        methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`.
+        temperature: τ of the target R = exp(G/τ).
+        untried: what becomes of moves that the search never tried; see `gflowdial.training.trees.Untried`.
+        floor: the share of ``untried: floor``.
+        kl_weight: β of AFPO's faithful variants.
+        ranking_weight: γ of AFPO's faithful variants.
+        max_tokens: prefixes longer than this lose their earliest turns; a search tree that has one is refused.
+        tokens_per_pass: how many tokens the language model reads at once; see `FlowTrainingArguments`.
+        attention: how it attends along packed prefixes; see `gflowdial.estimators.packing.Attention`.
+    """
+
+    methods: Annotated[list[Annotated[str, AfterValidator(_known_method)]], Field(min_length=1), AfterValidator(_distinct)]
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    head_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    untried: Untried = "masked"
+    floor: Annotated[float, Field(gt=0)] = 0.1
+    kl_weight: Annotated[float, Field(ge=0)] = 0.1
+    ranking_weight: Annotated[float, Field(ge=0)] = 1.0
+    max_tokens: Annotated[int, Field(ge=32)] = 1024
+    tokens_per_pass: Annotated[int, Field(ge=1)] = 4096
+    attention: Attention = "sdpa"
+
+
+class EvaluationConfig(_Section):
+    """How policies are evaluated.
+
+    Attributes:
+        episodes: conversations a scene and policy, where the outcome is sampled.
+        search_simulations: simulations per turn of MCTS at test time; 0 leaves that row out.
+        write_dialogues: whether played dialogues, or predictions of labels, are written beside the results.
+    """
+
+    episodes: Annotated[int, Field(ge=1)] = 8
+    search_simulations: Annotated[int, Field(ge=0)] = 64
+    write_dialogues: bool = False
+
+
+class ComputeConfig(_Section):
+    """Where and how things are computed.
+
+    Attributes:
+        jobs: how many jobs run at once.
+        threads: how many threads each has; fixed, so that results do not depend on the machine.
+        device: where language models are: ``"cpu"``, ``"cuda"``, ``"cuda:1"``…; ``"auto"`` is a GPU where there is one.
+        dtype: in what precision language models compute in the roles, in play, evaluation and chat.
+    """
+
+    jobs: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1)] = 2
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class RunConfig(_Section):
+    """A whole run.
+
+    Attributes:
+        task: the task as ``module:object``; the command line's ``--task`` says it too.
+        experiment: ``"conversation"`` learns from search in the roles' environment; ``"labels"`` learns from the moves
+            of recorded dialogues.
+        seeds: every stage is done once for each.
+        inventory: the name of the inventory; the task's first where not given.
+    """
+
+    task: str | None = None
+
+    experiment: Literal["conversation", "labels"]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(_distinct)]
+    inventory: str | None = None
+    data: DataConfig = DataConfig()
+    roles: RolesConfig | None = None
+    search: SearchSection = SearchSection()
+    model: Annotated[TinyModelConfig | PretrainedModelConfig, Field(discriminator="kind")]
+    adapter: AdapterConfig = AdapterConfig()
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a YAML file, with ``section.key=value`` overrides on top.
+
+    Raises:
+        ConfigError: the file is missing, no YAML mapping, or a key or value is wrong.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config file {path}: give the path of a YAML file") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold keys and values, one per line")
+    for override in overrides:
+        _apply(settings, override)
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        reasons = "; ".join(_reason(dict(problem)) for problem in error.errors(include_url=False))
+        raise ConfigError(f"{path}: {reasons}") from None
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} must read section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        if not isinstance(settings.setdefault(section, {}), dict):
+            raise ConfigError(f"override {override!r}: {section} holds a value, not a section")
+        settings = settings[section]
+    try:
+        settings[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is no YAML") from None
+
+
+def role_options(make: RoleMaker, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a kind of roles, checked against the maker's signature.
+
+    Raises:
+        ConfigError: an option is unknown or has a wrong value.
+    """
+    options: dict[str, Any] = {
+        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in inspect.signature(make, eval_str=True).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    form = create_model("RoleOptions", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **options)
+    try:
+        checked = form.model_validate(dict(given))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_reason(dict(p), "roles.", form) for p in error.errors(include_url=False))) from None
+    return {name: getattr(checked, name) for name in options}
+
+
+def _reason(problem: Mapping[str, Any], section: str = "", form: type[BaseModel] | None = None) -> str:
+    # The tag of a union stands in the place of the error, but in no file.
+    place = [str(part) for part in problem["loc"] if part not in ("tiny", "pretrained")]
+    key = section + ".".join(place)
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    if problem["type"] == "union_tag_not_found":
+        return f"{key}.kind is missing"
+    if problem["type"] == "union_tag_invalid":
+        return f"{key}.kind: {problem['ctx']['tag']!r} is none of {problem['ctx']['expected_tags']}"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}"
+    if problem["type"] != "extra_forbidden":
+        return f"{key}: {problem['msg']}, not {problem['input']!r}"
+    close = difflib.get_close_matches(place[-1], _known_keys(form or RunConfig), n=1)
+    return f"{key}: no such key" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _known_keys(section: type[BaseModel]) -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(name)
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                keys.extend(_known_keys(part))
+    return keys

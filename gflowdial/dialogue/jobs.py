@@ -1,0 +1,50 @@
+"""Independent jobs side by side, each in a process of its own with its own threads."""
+
+import multiprocessing
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+import torch
+from transformers.utils import logging
+
+from gflowdial.dialogue.config import ComputeConfig
+
+Result = TypeVar("Result")
+
+_shared: Any = None
+
+
+def run_jobs(
+    job: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], compute: ComputeConfig, shared: Any = None
+) -> Iterator[tuple[int, Result]]:
+    """Call ``job(shared, *argument)`` for each argument and yield ``(index, result)`` as they finish.
+
+    What is shared goes to each process once. The number of threads that a job has is part of the settings, because sums
+    in another order round differently.
+    """
+    if compute.jobs == 1:
+        _start(compute.threads, shared)
+        for index, argument in enumerate(arguments):
+            yield index, job(shared, *argument)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(compute.jobs, context, initializer=_start, initargs=(compute.threads, shared)) as pool:
+        futures = {pool.submit(_call, job, argument): index for index, argument in enumerate(arguments)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _call(job: Callable[..., Result], argument: tuple[Any, ...]) -> Result:
+    return job(_shared, *argument)
+
+
+def _start(threads: int, shared: Any) -> None:
+    global _shared
+    _shared = shared
+    torch.set_num_threads(threads)
+    # The library's own bars and advice would run through ours.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

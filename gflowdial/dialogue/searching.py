@@ -1,0 +1,81 @@
+"""The first stage: search trees from the training scenes, for every seed."""
+
+from functools import partial
+from typing import Any
+
+from gflowdial.dialogue.environment import DialogueState
+from gflowdial.dialogue.progress import Report
+from gflowdial.dialogue.runs import Run, RunError
+from gflowdial.dialogue.setting import Setting
+from gflowdial.dialogue.trees import check_moves, decode_states, encode_states
+from gflowdial.dialogue.values import Scene
+from gflowdial.search import SearchConfig, SearchTree, TreeFileError, read_trees_file, search_to_file, tree_seed
+
+
+def search_config(setting: Setting, simulations: int | None = None) -> SearchConfig:
+    """The run's search, perhaps with another number of simulations."""
+    options = setting.config.search.model_dump(exclude={"batch_size"})
+    return SearchConfig(**options if simulations is None else {**options, "simulations": simulations})
+
+
+def search_all(run: Run, setting: Setting, report: Report) -> None:
+    """Search every seed's trees; a search that was cut off goes on where it stopped."""
+    seeds = run.config.seeds
+    train, _ = setting.scenes
+    for index, seed in enumerate(seeds):
+
+        def progress(done: int, total: int, index: int = index, seed: int = seed) -> None:
+            report(f"simulations, seed {seed}", index * total + done, len(seeds) * total)
+
+        run.trees(seed).parent.mkdir(exist_ok=True)
+        search_to_file(
+            setting.environment,
+            [DialogueState.begin(scene) for scene in train],
+            [_header(setting, scene, seed) for scene in train],
+            [tree_seed(seed, scene.id) for scene in train],
+            search_config(setting),
+            run.trees(seed),
+            encode=encode_states,
+            decode=partial(decode_states, task=setting.task),
+            batch_size=setting.config.search.batch_size,
+            progress=progress,
+        )
+
+
+def read_run_trees(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueState]]:
+    """The search trees of a seed, one per training scene.
+
+    Raises:
+        RunError: they are missing, or not one for every training scene.
+        TreeFileError: the file is broken.
+    """
+    path = run.trees(seed)
+    if not path.is_file():
+        raise RunError(f"{path} is missing: search first")
+    trees = [filed.tree for filed in read_trees_file(path, partial(decode_states, task=setting.task))]
+    for number, tree in enumerate(trees, 1):
+        try:
+            check_moves(tree, setting.inventory)
+        except ValueError as error:
+            raise TreeFileError(f"{path}, line {number}: {error}; search again") from None
+    train, _ = setting.scenes
+    if [tree.states[0].dialogue.scene for tree in trees] != list(train):
+        raise RunError(
+            f"{path} holds {len(trees)} trees, not one for each of the {len(train)} training scenes in their order: "
+            "finish the search with --resume"
+        )
+    return trees
+
+
+def _header(setting: Setting, scene: Scene, seed: int) -> dict[str, Any]:
+    """What tells a tree from others."""
+    search = setting.config.search.model_dump(mode="json", exclude={"batch_size"})
+    roles = setting.config.roles
+    return {
+        "task": setting.task.name,
+        "inventory": setting.inventory.name,
+        "scene": scene.id,
+        "seed": seed,
+        "search": {**search, "max_turns": setting.environment.max_turns},
+        "roles": None if roles is None else roles.model_dump(mode="json"),
+    }

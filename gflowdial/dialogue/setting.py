@@ -1,0 +1,231 @@
+"""From a run's settings to the things they name: conversations, roles, environment, encoder, policies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gflowdial.dialogue.config import ConfigError, DataConfig, RunConfig, role_options
+from gflowdial.dialogue.corpus import Corpus, CorpusError
+from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
+from gflowdial.dialogue.environment import DialogueEnvironment
+from gflowdial.dialogue.language_models import language_model, load_tokenizer
+from gflowdial.dialogue.local import LocalModel, local_roles
+from gflowdial.dialogue.moves import Inventory
+from gflowdial.dialogue.policies import LearnedPolicy
+from gflowdial.dialogue.roles import Roles
+from gflowdial.dialogue.runs import Run, RunError
+from gflowdial.dialogue.splits import split_by_scene
+from gflowdial.dialogue.task import Task, load_task
+from gflowdial.dialogue.values import Dialogue, Scene
+from gflowdial.estimators.language_model import LanguageModelPolicy
+
+_Item = TypeVar("_Item", Scene, Dialogue)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run's stages work with.
+
+    Attributes:
+        config: the run's settings.
+        folder: the run's folder; None before there is one.
+        strict: whether the first fault in the data stops everything.
+    """
+
+    config: RunConfig
+    folder: Path | None = None
+    strict: bool = False
+
+    @staticmethod
+    def of(run: Run) -> "Setting":
+        """The setting of a run that was begun."""
+        return Setting(run.config, run.folder)
+
+    @cached_property
+    def task(self) -> Task:
+        """What a conversation is.
+
+        Raises:
+            ConfigError: the run names no task.
+            TaskError: there is no such task.
+        """
+        if self.config.task is None:
+            raise ConfigError("task is missing: name it with --task module:object, or in the config file")
+        return load_task(self.config.task)
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """The moves."""
+        try:
+            return self.task.inventory(self.config.inventory)
+        except ValueError as error:
+            raise ConfigError(f"inventory: {error}") from None
+
+    @cached_property
+    def corpus(self) -> Corpus | None:
+        """The recorded dialogues, or None where the run takes the scenes that come with the task."""
+        source = self.config.data.source
+        if source == "bundled":
+            return None
+        if self.task.load is None:
+            raise ConfigError(f"data.source: task {self.task.name!r} reads no files of dialogues; leave it 'bundled'")
+        try:
+            return self.task.load(Path(source), self.inventory, self.strict)
+        except CorpusError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"inventory: {error}") from None
+
+    @cached_property
+    def licence(self) -> str:
+        """Under what licence the data of the run are."""
+        stated = self.task.licence if self.corpus is None else f"not stated; see where {self.config.data.source} is from"
+        return self.config.data.licence or stated
+
+    @cached_property
+    def dialogues(self) -> tuple[list[Dialogue], list[Dialogue]]:
+        """Recorded dialogues in the run's inventory, for training and held out.
+
+        Raises:
+            ConfigError: the run has none.
+        """
+        if self.corpus is None:
+            raise ConfigError("data.source: learning from labels needs recorded dialogues; name a corpus file")
+        data = self.config.data
+        train, held_out = _split(self.corpus.dialogues[: data.limit], data)
+        return train, held_out
+
+    @cached_property
+    def decisions(self) -> tuple[list[tuple[Dialogue, list[int]]], list[tuple[Dialogue, list[int]]]]:
+        """The recorded dialogues that have labelled turns, with the indices of these, for training and held out.
+
+        Raises:
+            ConfigError: a part has none.
+        """
+        train, held_out = (
+            [
+                (dialogue, turns)
+                for dialogue in part
+                if (turns := self.encoder.decisions(dialogue, self.config.data.max_turns))
+            ]
+            for part in self.dialogues
+        )
+        for name, found in (("training", train), ("held-out", held_out)):
+            if not found:
+                raise ConfigError(
+                    f"data.source: no {name} dialogue has a labelled turn of the {self.task.agent.lower()} that fits in "
+                    f"training.max_tokens, {self.encoder.max_tokens}; name another corpus, or raise it"
+                )
+        return train, held_out
+
+    @cached_property
+    def scenes(self) -> tuple[list[Scene], list[Scene]]:
+        """Scenes for training and held out."""
+        if self.corpus is not None:
+            train, held_out = ([dialogue.scene for dialogue in part] for part in self.dialogues)
+        else:
+            train, held_out = _split(self.task.scenes()[: self.config.data.limit], self.config.data)
+        return train, held_out
+
+    @cached_property
+    def roles(self) -> Roles:
+        """Who plays whom.
+
+        Raises:
+            ConfigError: the run names no roles, a kind that the task does not have, or options that do not fit it.
+        """
+        config = self.config.roles
+        if config is None:
+            raise ConfigError(
+                f"roles is missing: a conversation needs roles of a kind, {', '.join([*self.task.roles, 'local'])}"
+            )
+        options = dict(config.model_extra or {})
+        if config.kind == "local" and "local" not in self.task.roles:
+            return self._local_roles(**role_options(self._local_roles, options))
+        if config.kind not in self.task.roles:
+            raise ConfigError(f"roles.kind: {config.kind!r} is none of {', '.join([*self.task.roles, 'local'])}")
+        make = self.task.roles[config.kind]
+        try:
+            return make(self.inventory, **role_options(make, options))
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"inventory: {error}") from None
+
+    def _local_roles(self, *, model: str = "smollm2", max_new_tokens: int = 24) -> Roles:
+        local = LocalModel(*language_model(model, "roles.model", self.config.compute))
+        return local_roles(self.task, self.inventory, local, max_new_tokens=max_new_tokens)
+
+    @property
+    def is_enumerable(self) -> bool:
+        """Whether every history of a scene can be played through."""
+        return self.config.roles is not None and self.roles.enumerable
+
+    @cached_property
+    def environment(self) -> DialogueEnvironment:
+        """The roles' conversation."""
+        roles = self.roles
+        assert self.config.roles is not None
+        return DialogueEnvironment.of(self.task, roles, self.inventory, self.config.roles.max_turns)
+
+    @property
+    def texts(self) -> DialogueTexts:
+        """The texts that policies read."""
+        return DialogueTexts(self.task.template, self.task.agent, self.task.partner)
+
+    @cached_property
+    def encoder(self) -> DialogueEncoder:
+        """How dialogues become tokens."""
+        return DialogueEncoder(
+            load_tokenizer(self.config.model, self.task.tokenizer or self.own_tokenizer, self.config.compute),
+            self.inventory,
+            self.texts,
+            self.config.training.max_tokens,
+        )
+
+    @property
+    def own_tokenizer(self) -> Path:
+        """Where the tokenizer is that the run trains, if the task has none for a model trained from scratch."""
+        return (self.folder or Path()) / "tokenizer"
+
+    def untrained(self, run: Run, seed: int) -> LearnedPolicy:
+        """A policy before training: it is the language model's own prior."""
+        adapter = self.config.adapter
+        model = LanguageModelPolicy.with_lora(
+            self._base(run, seed),
+            self.encoder.names,
+            rank=adapter.rank,
+            alpha=adapter.alpha,
+            attention=self.config.training.attention,
+        )
+        return LearnedPolicy(model, self.encoder)
+
+    def learned(self, run: Run, seed: int, method: str) -> LearnedPolicy:
+        """A trained policy of the run.
+
+        Raises:
+            RunError: it has not been trained.
+        """
+        folder = run.policy(seed, method)
+        if not folder.is_dir():
+            raise RunError(
+                f"{folder} holds no policy: train it first, or choose among the run's seeds "
+                f"({', '.join(map(str, run.config.seeds))}) and methods ({', '.join(run.config.training.methods)})"
+            )
+        base = self._base(run, seed)
+        return LearnedPolicy.from_pretrained(folder, base, attention=self.config.training.attention)
+
+    def _base(self, run: Run, seed: int) -> Any:
+        """A fresh copy of the language model that policies of this seed stand on."""
+        model = self.config.model
+        name = str(run.base(seed)) if model.kind == "tiny" else model.name
+        return language_model(name, "model.name", self.config.compute)[0]
+
+
+def _split(items: Sequence[_Item], data: DataConfig) -> list[list[_Item]]:
+    try:
+        return split_by_scene(items, [1 - data.held_out, data.held_out], data.split_seed)
+    except ValueError as error:
+        raise ConfigError(f"data.held_out: {error} (data.limit is {data.limit})") from None

@@ -1,0 +1,179 @@
+"""The second stage: a policy for every seed and method."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback, set_seed
+
+from gflowdial.dialogue.config import ConfigError
+from gflowdial.dialogue.environment import DialogueState
+from gflowdial.dialogue.jobs import run_jobs
+from gflowdial.dialogue.language_models import device_of, train_tiny, train_tokenizer
+from gflowdial.dialogue.play import Episode, play
+from gflowdial.dialogue.policies import PriorPolicy
+from gflowdial.dialogue.progress import Report
+from gflowdial.dialogue.runs import Run
+from gflowdial.dialogue.searching import read_run_trees
+from gflowdial.dialogue.setting import Setting
+from gflowdial.dialogue.trees import recorded_tree
+from gflowdial.search import SearchTree
+from gflowdial.training.methods import Method, method
+from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
+
+
+def train_all(run: Run, report: Report) -> None:
+    """Train what is not trained yet, ``compute.jobs`` policies at a time.
+
+    Raises:
+        ConfigError: there are no labels to learn from, or a prefix is too long.
+        RunError: there are no search trees to train on, or not one for every training scene.
+        TreeFileError: a file of trees is broken.
+    """
+    config = run.config
+    setting = Setting.of(run)
+    if config.model.kind == "tiny" and setting.task.tokenizer is None and not setting.own_tokenizer.is_dir():
+        _whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
+    # Whatever is wrong with the input shows before the first hour of training, and before anything is written.
+    for seed in config.seeds if config.experiment == "conversation" else config.seeds[:1]:
+        _check_lengths(examples(run, setting, seed), setting)
+    bases = [seed for seed in config.seeds if config.model.kind == "tiny" and not run.base(seed).is_dir()]
+    policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
+    total = len(bases) + len(policies)
+    done = 0
+    report("language model" if bases else "policies", done, total)
+    for index, _ in run_jobs(train_base, [(run.folder, seed) for seed in bases], config.compute):
+        done += 1
+        report(f"language model, seed {bases[index]}", done, total)
+    for index, _ in run_jobs(train_policy, [(run.folder, *policy) for policy in policies], config.compute):
+        done += 1
+        seed, name = policies[index]
+        report(f"{name}, seed {seed}", done, total)
+
+
+def train_base(_: None, folder: Path, seed: int) -> None:
+    """Train the small language model of a seed on transcripts of the prior's own conversations."""
+    run = Run.open(folder)
+    setting = Setting.of(run)
+    model = run.config.model
+    assert model.kind == "tiny"
+    transcripts = [setting.encoder.transcript(episode.dialogue) for episode in _prior_episodes(setting, seed)]
+    device = device_of(run.config.compute)
+    _whole(run.base(seed), partial(train_tiny, model, setting.encoder.tokenizer, transcripts, seed, device=device))
+
+
+def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
+    """Train and save one policy."""
+    run = Run.open(folder)
+    setting = Setting.of(run)
+    training = run.config.training
+    set_seed(seed)
+    policy = setting.untrained(run, seed)
+    how = method_of(setting, name)
+    trainer = FlowTrainer(
+        policy.model,
+        FlowTrainingArguments(
+            # The parent makes this folder at once; the policy's own appears when it is trained.
+            output_dir=str(_partial(run.policy(seed, name))),
+            num_train_epochs=training.epochs,
+            per_device_train_batch_size=training.batch_size,
+            learning_rate=training.learning_rate,
+            head_learning_rate=training.head_learning_rate,
+            tokens_per_pass=training.tokens_per_pass,
+            lr_scheduler_type="cosine",
+            warmup_steps=5.0,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=run.config.compute.jobs > 1 or run.config.model.kind == "tiny",
+            use_cpu=device_of(run.config.compute).type == "cpu",
+            seed=seed,
+        ),
+        how.loss,
+        examples(run, setting, seed),
+        tokens=setting.encoder.tree_tokens,
+        branch=setting.encoder.branch,
+        temperature=training.temperature,
+        untried=how.untried,
+        floor=training.floor,
+        read_leaves=how.read_leaves,
+    )
+    # The parent prints its summary where its own bar is off; the stage has a bar already.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    facts = {
+        "task": run.config.task,
+        "method": name,
+        "temperature": training.temperature,
+        "seed": seed,
+        "data": run.config.data.source,
+        "data_licence": setting.licence,
+        "safety": setting.task.safety,
+    }
+    with_base = run.config.model.kind == "tiny"
+    _whole(run.policy(seed, name), partial(policy.save_pretrained, facts=facts, with_base=with_base))
+
+
+def method_of(setting: Setting, name: str) -> Method:
+    """A method under the run's settings."""
+    training = setting.config.training
+    return method(
+        name,
+        untried=training.untried,
+        decay=training.decay,
+        kl_weight=training.kl_weight,
+        ranking_weight=training.ranking_weight,
+    )
+
+
+def examples(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueState]]:
+    """What the policies of a seed learn from: its search trees, or recorded dialogues; see `train_all` for errors."""
+    if run.config.experiment == "conversation":
+        return read_run_trees(run, setting, seed)
+    train, _ = setting.decisions
+    return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in train]
+
+
+def _prior_episodes(setting: Setting, seed: int) -> list[Episode]:
+    """Conversations of the prior in the training scenes."""
+    model = setting.config.model
+    assert model.kind == "tiny"
+    train, _ = setting.scenes
+    played = play(setting.environment, PriorPolicy(setting.roles.prior), train, model.transcripts_per_scene, seed)
+    return [episode for episodes in played for episode in episodes]
+
+
+def _train_tokenizer(setting: Setting, folder: Path) -> None:
+    """A tokenizer for the words of the task, from conversations of the prior."""
+    dialogues = (episode.dialogue for episode in _prior_episodes(setting, setting.config.seeds[0]))
+    # Often, so that every name becomes a token.
+    names = [setting.task.template.move, *(f" {name}" for name in setting.inventory.names)] * 20
+    train_tokenizer([*setting.texts.of(dialogues), *names]).save_pretrained(folder)
+
+
+def _check_lengths(found: Sequence[SearchTree[DialogueState]], setting: Setting) -> None:
+    training = setting.config.training
+    read_leaves = any(method_of(setting, name).read_leaves for name in training.methods)
+    for tree in found:
+        length: list[int] = []
+        for above, tokens in zip(tree.forest.parent.tolist(), setting.encoder.tree_tokens(tree), strict=True):
+            length.append(len(tokens) + (length[above] if above >= 0 else 0))
+        read = torch.ones_like(tree.ended) if read_leaves else tree.forest.num_children > 0
+        needed = max((n for n, is_read in zip(length, read.tolist(), strict=True) if is_read), default=0)
+        needed += len(setting.encoder.branch)
+        if needed > training.max_tokens:
+            raise ConfigError(
+                f"training.max_tokens: a prefix to be read has {needed} tokens, more than {training.max_tokens}; "
+                "raise it, or make the dialogues shorter"
+            )
+
+
+def _whole(folder: Path, save: Callable[[Path], None]) -> None:
+    """Save into a folder that appears when it is complete, so that a killed run leaves no half of one."""
+    save(_partial(folder))
+    _partial(folder).rename(folder)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")

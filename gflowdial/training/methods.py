@@ -1,0 +1,125 @@
+"""Training methods on search trees, by name: a loss, and what it asks of the trees.
+
+Every loss whose inputs search trees have is a method by its own name. `METHODS` holds those that are more than a loss:
+another reading of untried actions or leaves, or several terms.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from inspect import signature
+from types import MappingProxyType
+from typing import Any
+
+from gflowdial import losses
+from gflowdial.forest import Forest
+from gflowdial.losses import LOSSES, Loss
+from gflowdial.losses.afpo import FlowReading, Variant
+from gflowdial.shapes import Float, Tensor
+from gflowdial.training.readings import TREE_INPUTS
+from gflowdial.training.trees import Untried
+
+__all__ = ["METHODS", "Method", "afpo", "method", "method_names"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a `FlowTrainer` is given.
+
+    Attributes:
+        loss: what it minimises.
+        untried: what becomes of untried actions.
+        read_leaves: whether the loss has a free flow at leaves.
+        ranks_by_value: whether log V(s, a) is trained to rank actions, so that it counts when one acts without search.
+    """
+
+    loss: Loss
+    untried: Untried
+    read_leaves: bool = False
+    ranks_by_value: bool = False
+
+
+def afpo(
+    log_q: Float[Tensor, " nodes"],
+    log_flow: Float[Tensor, " nodes"],
+    log_state_flow: Float[Tensor, " nodes"],
+    log_pf: Float[Tensor, " edges"],
+    log_reward: Float[Tensor, " leaves"],
+    forest: Forest,
+    *,
+    variant: Variant = "anchored",
+    flow: FlowReading = "edge",
+) -> Float[Tensor, ""]:
+    """`losses.afpo` of ``log Q̂ + log V``: V(s) where the flow is that of states, else V(s, a) of the action into it."""
+    of_states = variant == "released" or (variant == "paper" and flow == "state")
+    flows = log_q + (log_state_flow if of_states else log_flow)
+    return losses.afpo(flows, log_pf, None, log_reward, forest, variant=variant, flow=flow)
+
+
+def _published(read_leaves: bool = False, **options: Any) -> "_Builder":
+    """AFPO as published: P_F over all actions, with the KL and the ranking term where they have a weight."""
+
+    def build(kl_weight: float, ranking_weight: float, **_: Any) -> Method:
+        terms: dict[str, Loss] = {"afpo": partial(afpo, **options)}
+        if kl_weight > 0:
+            terms["kl"] = partial(losses.reference_kl, weight=kl_weight)
+        if ranking_weight > 0:
+            terms["ranking"] = partial(losses.ranking_hinge, weight=ranking_weight)
+        return Method(losses.Sum(**terms), "zero", read_leaves, ranks_by_value=True)
+
+    return build
+
+
+_Builder = Callable[..., Method]
+METHODS: Mapping[str, _Builder] = {
+    # Cross-entropy to the visit counts is over all actions: an untried one has no visits.
+    "behaviour_cloning": lambda **_: Method(losses.behaviour_cloning, "zero"),
+    "afpo": lambda untried, **_: Method(afpo, untried),
+    "afpo_anchored": lambda untried, **_: Method(afpo, untried),
+    "afpo_released": _published(variant="released"),
+    "afpo_paper_edge": _published(variant="paper", flow="edge"),
+    "afpo_paper_state": _published(variant="paper", flow="state", read_leaves=True),
+}
+"""By name, a function of the settings of `method` that gives the method; it takes those it needs."""
+
+
+def method_names() -> list[str]:
+    """The names that `method` takes."""
+    return [*METHODS, *(name for name in LOSSES if name not in METHODS and losses.inputs_of(name) <= TREE_INPUTS)]
+
+
+def method(
+    name: str,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    untried: Untried = "masked",
+    decay: float = 0.9,
+    kl_weight: float = 0.1,
+    ranking_weight: float = 1.0,
+) -> Method:
+    """The training method ``name`` under the settings of a run, of which it takes those that it has.
+
+    Args:
+        name: one of `method_names`.
+        options: of the loss that the name stands for, as ``{"penalty": losses.huber}``.
+        untried: what becomes of untried actions; see `Untried`. The published variants of AFPO always take "zero".
+        decay: λ of losses that have one; AFPO weighs all subpaths alike.
+        kl_weight: β of the published variants of AFPO.
+        ranking_weight: γ of the published variants of AFPO.
+
+    Raises:
+        ValueError: no method has the name, search trees lack an input of the loss, or the loss has no such option.
+    """
+    if name not in (names := method_names()):
+        lacking = f"; search trees lack {', '.join(losses.inputs_of(name) - TREE_INPUTS)}" if name in LOSSES else ""
+        close = " or ".join(get_close_matches(name, names)) or f"one of {', '.join(names)}"
+        raise ValueError(f"{name!r} is the name of no method{lacking}: choose {close}.")
+    parameters = set() if name in METHODS else set(signature(LOSSES[name]).parameters) - TREE_INPUTS
+    if unknown := set(options) - parameters:
+        known = ", ".join(sorted(parameters)) or "none"
+        raise ValueError(f"{', '.join(sorted(unknown))} is no option of method {name!r}: it has {known}.")
+    if name in METHODS:
+        return METHODS[name](untried=untried, kl_weight=kl_weight, ranking_weight=ranking_weight)
+    settings = {"decay": decay} if "decay" in parameters else {}
+    return Method(partial(LOSSES[name], **{**settings, **options}), untried)

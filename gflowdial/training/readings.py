@@ -1,0 +1,93 @@
+"""Search trees, read by a language-model policy: the inputs of losses."""
+
+from functools import cache
+
+import torch
+
+from gflowdial.estimators.flow_estimator import masked_log_softmax
+from gflowdial.estimators.language_model import PolicyOutput
+from gflowdial.losses import Reading
+from gflowdial.segments import Segments
+from gflowdial.shapes import Bool, Float, Int, Tensor
+from gflowdial.training.trees import TreeBatch
+
+TREE_INPUTS = frozenset((
+    "forest", "log_z", "log_flow", "log_state_flow", "log_q", "log_pf", "log_pb", "log_reward", "log_turn_reward",
+    "visits", "group", "chance", "log_policy", "tree", "log_value", "search_value", "log_reference",
+    "log_reference_policy",
+))  # fmt: skip
+"""The names of the inputs that `read_trees` gives; the last two need the reference policy to have been read."""
+
+
+def read_trees(output: PolicyOutput, batch: TreeBatch) -> Reading:
+    """The inputs of every loss on search trees; everything in nats.
+
+    P_F is normalised over the tried actions under ``untried="masked"``, else over those that the prior allows. An edge
+    out of a chance node has the world's log-probability among the outcomes seen in place of log P_F and log P_ref, so
+    that `losses.detailed_balance` is that of stochastic GFlowNets there.
+
+    - ``log_z [trees]``: log V(s) at the roots; ``group [trees]``: every tree by itself.
+    - ``log_flow [nodes]``: log V(s, a) of the action that led to a node; log V(s) at roots and outcomes of chance.
+    - ``log_state_flow [nodes]``: log V(s) where a node was read, 0 elsewhere.
+    - ``log_q [nodes]``: Q/τ.
+    - ``log_pf [edges]``, ``log_pb`` (None: a tree), ``log_reward [leaves]``, ``log_turn_reward [edges]``.
+    - ``visits [edges]``: N(s, a); 0 at outcomes of chance, which are not chosen.
+    - ``chance [nodes]``: where the world moves.
+    - ``log_policy [states, actions]``: log P_F over all allowed actions at the states that act;
+      ``log_reference_policy`` the same of the reference; ``tree`` says which tree each state is of.
+    - ``log_reference [edges]``: log P_ref of each action.
+    - ``log_value [edges]``, ``search_value [edges]``: log V(s, a) and Q/τ of each action; outcomes of chance are equal.
+
+    Args:
+        output: the policy at ``batch.packed``.
+        batch: the trees.
+    """
+    forest, child = batch.forest, batch.forest.edge_child
+    row, action = batch.row[forest.edge_parent], batch.action[child]
+    outcome = batch.chance[forest.edge_parent]
+
+    def restricted(log_p: Tensor) -> Float[Tensor, "reads actions"]:
+        return log_p if batch.allowed is None else masked_log_softmax(log_p, batch.allowed)
+
+    def taken(log_p: Tensor) -> Float[Tensor, " edges"]:
+        return torch.where(outcome, batch.log_chance[child], log_p[row, action])
+
+    @cache
+    def log_state_flow() -> Float[Tensor, " nodes"]:
+        return torch.where(batch.row >= 0, output.log_state_value[batch.row.clamp(min=0)], 0.0)
+
+    @cache
+    def log_flow() -> Float[Tensor, " nodes"]:
+        of_action = torch.zeros_like(log_state_flow()).index_copy(0, child, output.log_value[row, action])
+        return torch.where(batch.action >= 0, of_action, log_state_flow())
+
+    @cache
+    def acting() -> tuple[Bool[Tensor, " reads"], Int[Tensor, " states"]]:
+        """Which reads are of states that act, and the node of each of those."""
+        acts = forest.num_children[batch.packed.node] > 0
+        return acts, batch.packed.node[acts]
+
+    inputs = {
+        "log_z": lambda: log_state_flow()[forest.roots],
+        "log_flow": log_flow,
+        "log_state_flow": log_state_flow,
+        "log_q": batch.log_q,
+        "log_pf": lambda: taken(
+            masked_log_softmax(output.log_policy, batch.tried) if batch.masked else restricted(output.log_policy)
+        ),
+        "log_pb": None,
+        "log_reward": batch.log_reward,
+        "log_turn_reward": lambda: batch.log_turn_reward[child],
+        "visits": lambda: batch.visits[child].masked_fill(outcome, 0.0),
+        "group": lambda: torch.arange(forest.num_trees, device=forest.device),
+        "chance": batch.chance,
+        "log_policy": lambda: restricted(output.log_policy)[acting()[0]],
+        "tree": lambda: Segments.from_ids(forest.tree[acting()[1]], forest.num_trees),
+        "log_value": lambda: log_flow()[child],
+        "search_value": lambda: batch.log_q[child].masked_fill(outcome, 0.0),
+    }
+    reference = batch.log_reference
+    if reference is not None:
+        inputs["log_reference"] = lambda: taken(restricted(reference))
+        inputs["log_reference_policy"] = lambda: restricted(reference)[acting()[0]]
+    return Reading(forest, **inputs)
