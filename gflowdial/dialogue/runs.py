@@ -124,7 +124,8 @@ class Run:
         """
         if (self.folder / f"{name}.json").exists():
             raise RunError(
-                f"{self.folder} has results {name!r} already: they are kept; give these another --name, or begin a new run"
+                f"{self.folder} has results {name!r} already: they are kept; give these another "
+                "--name, or begin a new run"
             )
 
     def _seed(self, seed: int) -> Path:

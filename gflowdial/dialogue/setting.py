@@ -117,8 +117,8 @@ class Setting:
         for name, found in (("training", train), ("held-out", held_out)):
             if not found:
                 raise ConfigError(
-                    f"data.source: no {name} dialogue has a labelled turn of the {self.task.agent.lower()} that fits in "
-                    f"training.max_tokens, {self.encoder.max_tokens}; name another corpus, or raise it"
+                    f"data.source: no {name} dialogue has a labelled turn of the {self.task.agent.lower()} that fits "
+                    f"in training.max_tokens, {self.encoder.max_tokens}; name another corpus, or raise it"
                 )
         return train, held_out
 

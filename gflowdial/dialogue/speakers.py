@@ -1,5 +1,6 @@
 """Who puts the moves of a chat into words: the run's own agent, the language model, or the moves' descriptions."""
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,5 +49,13 @@ def speaker_of(setting: Setting) -> Speaker:
         assert model.kind == "pretrained"
         name, key = model.name, "model.name"
     local = LocalModel(*language_model(name, key, config.compute))
-    agent = LocalAgent(setting.task, setting.inventory, local, max_new_tokens=60, temperature=0.7, whole_sentences=True)
+    agent = LocalAgent(
+        setting.task,
+        setting.inventory,
+        local,
+        max_new_tokens=60,
+        temperature=0.7,
+        whole_sentences=True,
+        seed=secrets.randbits(31),
+    )
     return Speaker(agent, f"Replies are written by the language model {name}, sampled anew each time.")
