@@ -1,7 +1,7 @@
 """Moves as data: what the agent can do at a turn, under one name each, with the other wordings that stand for it."""
 
 import difflib
-import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,5 +87,8 @@ class Inventory:
 
 
 def _key(label: str) -> str:
-    # A label of punctuation alone, such as an emoji, stands for itself.
-    return " ".join(re.findall(r"[^\W_]+", label.casefold())) or label
+    plain = unicodedata.normalize("NFKC", label).casefold()
+    # Marks and symbols count: in many scripts they are vowels, and an emoji may be a name.
+    words = "".join(" " if unicodedata.category(sign)[0] in "PZC" else sign for sign in plain).split()
+    # A label of punctuation alone stands for itself.
+    return " ".join(words) or plain.strip()
