@@ -2,7 +2,7 @@
 
 import difflib
 import json
-import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -106,5 +106,8 @@ def load_inventories(path: Path) -> dict[str, Inventory]:
 
 
 def _key(label: str) -> str:
-    # A label of punctuation alone, such as an emoji, stands for itself.
-    return " ".join(re.findall(r"[^\W_]+", label.casefold())) or label
+    plain = unicodedata.normalize("NFKC", label).casefold()
+    # Marks and symbols count: in many scripts they are vowels, and an emoji may be a name.
+    words = "".join(" " if unicodedata.category(sign)[0] in "PZC" else sign for sign in plain).split()
+    # A label of punctuation alone stands for itself.
+    return " ".join(words) or plain.strip()

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from examples.aflow_esc.cli import main
 
+from gflowdial.dialogue.cli import main
+
+TASK = "examples.aflow_esc.task:TASK"
 SETTINGS: dict[str, Any] = {
     "experiment": "conversation",
     "seeds": [0, 1],
@@ -36,7 +38,7 @@ def config_file(folder: Path, settings: dict[str, Any] = SETTINGS, **sections: A
 
 def run(command: str, *arguments: object) -> int:
     """The exit code of a command."""
-    return main([command, *map(str, arguments)])
+    return main([command, *map(str, arguments)], task=TASK, prog="python -m examples.aflow_esc")
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
