@@ -4,8 +4,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gflowdial.dialogue.language_models import language_model
-from gflowdial.dialogue.local import LocalModel
 from gflowdial.dialogue.local.roles import LocalAgent
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.roles import Agent
@@ -48,7 +46,7 @@ def speaker_of(setting: Setting) -> Speaker:
     else:
         assert model.kind == "pretrained"
         name, key = model.name, "model.name"
-    local = LocalModel(*language_model(name, key, config.compute))
+    local = setting.local_model(name, key)
     agent = LocalAgent(
         setting.task,
         setting.inventory,
