@@ -1,58 +1,64 @@
 """Dialogues as tokens: shared turns are shared tokens, and a prefix is the same wherever it is read from."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from examples.aflow_esc.config import TinyModelConfig
-from examples.aflow_esc.dialogues import Dialogue, Scene, Turn
-from examples.aflow_esc.encoding import DialogueEncoder
-from examples.aflow_esc.environment import SupportEnvironment
-from examples.aflow_esc.language_models import load_tokenizer
-from examples.aflow_esc.tree_record import TreeRecord
-from examples.aflow_esc.trees import read, search_scenes
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from examples.aflow_esc.scenes import bundled_scenes
+from examples.aflow_esc import tokenizer
+from examples.aflow_esc.scenes import SupportScene, bundled_scenes
 from examples.aflow_esc.simulated import simulated_roles
-from examples.aflow_esc.strategies import AFLOW, ESCONV, INVENTORIES
+from examples.aflow_esc.strategies import AFLOW, INVENTORIES
+from examples.aflow_esc.task import TASK
+from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
+from gflowdial.dialogue.moves import Inventory
+from gflowdial.dialogue.trees import recorded_tree
+from gflowdial.dialogue.values import Dialogue, Scene, Turn
 from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes
-from gflowdial.search import SearchConfig
+from gflowdial.search import SearchConfig, SearchTree, search, tree_seed
 
-SCENE = Scene("s", "situation", "fear", "job", "I am afraid.")
+TOKENIZER = AutoTokenizer.from_pretrained(Path(str(tokenizer.__file__)).parent)
+TEXTS = DialogueTexts(TASK.template, TASK.agent, TASK.partner)
+SCENE = SupportScene("s", "I am afraid.", "situation", "fear", "job")
 
 
 def encoder(**settings: int) -> DialogueEncoder:
-    return DialogueEncoder(load_tokenizer(TinyModelConfig(kind="tiny")), AFLOW, **settings)
+    return DialogueEncoder(TOKENIZER, AFLOW, TEXTS, **settings)
 
 
 @pytest.fixture(scope="module")
 def policy() -> LanguageModelPolicy:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(encoder().tokenizer),
+        vocab_size=len(TOKENIZER),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         initializer_range=0.3,
     )
-    return LanguageModelPolicy.with_lora(LlamaForCausalLM(config), encoder().action_tokens).eval()
+    return LanguageModelPolicy.with_lora(LlamaForCausalLM(config), encoder().names).eval()
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> list[TreeRecord]:
-    path = tmp_path_factory.mktemp("trees") / "trees.jsonl"
-    environment = SupportEnvironment(simulated_roles(AFLOW, 0, 3), AFLOW, 3)
-    search_scenes(environment, bundled_scenes()[:3], 0, SearchConfig(20, 3, 1), path)
-    return read(path)
+def trees() -> list[SearchTree[DialogueState]]:
+    environment = DialogueEnvironment.of(TASK, simulated_roles(), AFLOW, 3)
+    scenes = bundled_scenes()[:3]
+    roots = [DialogueState.begin(scene) for scene in scenes]
+    return search(environment, roots, [tree_seed(0, scene.id) for scene in scenes], SearchConfig(20, 3, 1)).split()
 
 
 def dialogue(turns: int) -> Dialogue:
-    """The supporter has had so many turns; all of it is different text."""
+    """The agent has had so many turns; all of it is different text."""
     here = Dialogue.begin(SCENE)
     for number in range(turns):
-        strategy = AFLOW.names[number % len(AFLOW)]
-        here = here.then(Turn("supporter", f"reply {number}", strategy), Turn("seeker", f"answer {number}"))
+        move = AFLOW.names[number % len(AFLOW)]
+        here = here.then(Turn("agent", f"reply {number}", move), Turn("partner", f"answer {number}"))
     return here
 
 
@@ -66,9 +72,9 @@ def read_tokens(packed: PackedPrefixes) -> list[list[int]]:
     return found
 
 
-def test_many_dialogues_read_as_one_by_one(policy: LanguageModelPolicy, records: list[TreeRecord]) -> None:
+def test_many_dialogues_read_as_one_by_one(policy: LanguageModelPolicy, trees: list[SearchTree[DialogueState]]) -> None:
     many = encoder(max_tokens=128)
-    dialogues = [record.dialogue(node) for record in records for node in (5, 0, 3, 5, 7)]
+    dialogues = [tree.states[node].dialogue for tree in trees for node in (5, 0, 3, 5, 7)]
     with torch.no_grad():
         together = policy(many.pack(dialogues)).log_policy
         alone = torch.cat([policy(many.pack([each])).log_policy for each in dialogues])
@@ -83,30 +89,26 @@ def test_what_dialogues_share_is_laid_out_once() -> None:
     assert packed.num_tokens == segments
 
 
-def test_a_record_and_its_dialogues_have_the_same_tokens(records: list[TreeRecord]) -> None:
+def test_a_tree_and_its_dialogues_have_the_same_tokens(trees: list[SearchTree[DialogueState]]) -> None:
     code = encoder()
-    for record in records:
-        example = code.example(record)
-        packed = pack_prefixes(example.parent, example.tokens, [True] * len(record.nodes), code.branch)
-        dialogues = [record.dialogue(node) for node in range(len(record.nodes))]
+    for tree in trees:
+        tokens = code.tree_tokens(tree)
+        packed = pack_prefixes(tree.forest.parent.tolist(), tokens, [True] * len(tokens), code.branch)
+        dialogues = [state.dialogue for state in tree.states]
         assert read_tokens(packed) == read_tokens(code.pack(dialogues))
         assert read_tokens(packed) == [code.transcript(each) + code.branch for each in dialogues]
+    whole = SearchTree.merge(trees)
+    assert code.tree_tokens(whole) == [tokens for tree in trees for tokens in code.tree_tokens(tree)]
 
 
-def test_an_example_carries_what_the_search_found(records: list[TreeRecord]) -> None:
-    example = encoder().example(records[0])
-    nodes = records[0].nodes
-    assert example.action.tolist() == records[0].actions
-    assert example.visits.tolist() == [node.visits for node in nodes]
-    assert example.value.tolist() == [node.value for node in nodes]
-    leaves = [node.leaf_return for node in nodes if node.leaf_return is not None]
-    assert example.leaf_return[example.is_leaf()].tolist() == leaves
-    inner = ~example.is_leaf()
-    priors = [node.prior for node in nodes]
-    torch.testing.assert_close(
-        torch.from_numpy(example.log_prior[inner]).exp(),
-        torch.tensor([prior for prior, kept in zip(priors, inner, strict=True) if kept], dtype=torch.float64),
-    )
+def test_trees_and_their_tokens_are_those_of_before(trees: list[SearchTree[DialogueState]]) -> None:
+    """Shape, tokens, actions, visits, values and rewards, as the example had them when it had its own environment."""
+    found = []
+    for tree in trees:
+        columns = [tree.action, tree.visits, tree.value, tree.reward]
+        content = [tree.forest.parent.tolist(), encoder().tree_tokens(tree), *(column.tolist() for column in columns)]
+        found.append(hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16])
+    assert found == ["45290abf6bddae64", "5100faccb7491483", "3b45a4fe3fc06bb8"]
 
 
 def test_long_dialogues_lose_whole_early_turns() -> None:
@@ -123,49 +125,82 @@ def test_long_dialogues_lose_whole_early_turns() -> None:
     assert len(found) == whole
 
 
+CHAT = Dialogue(
+    SCENE,
+    (
+        Turn("agent", "welcome", AFLOW.names[0]),
+        Turn("partner", "hello"),
+        Turn("agent", "one", AFLOW.names[1]),
+        Turn("partner", "yes"),
+        Turn("agent", "no label"),
+        Turn("partner", "no"),
+        Turn("agent", "two", AFLOW.names[2]),
+    ),
+)
+
+
 def test_decisions_are_the_labelled_answers_that_fit() -> None:
-    chat = Dialogue(
-        SCENE,
-        (
-            Turn("supporter", "welcome", AFLOW.names[0]),
-            Turn("seeker", "hello"),
-            Turn("supporter", "one", AFLOW.names[1]),
-            Turn("seeker", "yes"),
-            Turn("supporter", "no label"),
-            Turn("seeker", "no"),
-            Turn("supporter", "two", AFLOW.names[2]),
-        ),
-    )
-    assert encoder().decisions(chat) == [2, 6]
-    assert encoder().decisions(chat, limit=1) == [2]
+    assert encoder().decisions(CHAT) == [2, 6]
+    assert encoder().decisions(CHAT, limit=1) == [2]
     code = encoder()
-    room = len(code.transcript(Dialogue(SCENE, chat.turns[:6]))) + len(code.branch)
-    assert encoder(max_tokens=room).decisions(chat) == [2, 6]
-    assert encoder(max_tokens=room - 1).decisions(chat) == [2]
+    room = len(code.transcript(Dialogue(SCENE, CHAT.turns[:6]))) + len(code.branch)
+    assert encoder(max_tokens=room).decisions(CHAT) == [2, 6]
+    assert encoder(max_tokens=room - 1).decisions(CHAT) == [2]
 
 
-def test_a_recorded_dialogue_is_read_where_its_supporter_chose() -> None:
+def test_a_recorded_dialogue_is_read_where_its_agent_chose() -> None:
     code = encoder()
     chat = dialogue(4)
     decisions = code.decisions(chat)[1:]
-    example = code.recorded_example(chat, decisions)
-    assert example.action.tolist() == [-1, 1, 2, 3]
-    packed = pack_prefixes(example.parent, example.tokens, (~example.is_leaf()).tolist(), code.branch)
+    tree = recorded_tree(chat, decisions, AFLOW)
+    assert tree.action.tolist() == [-1, 1, 2, 3]
+    assert tree.leaf_return.tolist() == [1.0]
+    inner = (tree.forest.num_children > 0).tolist()
+    packed = pack_prefixes(tree.forest.parent.tolist(), code.tree_tokens(tree), inner, code.branch)
     prefixes = [Dialogue(chat.scene, chat.turns[:turn]) for turn in decisions]
     assert read_tokens(packed) == read_tokens(code.pack(prefixes))
 
 
-@pytest.mark.parametrize("name", INVENTORIES)
-def test_names_are_told_apart_by_their_first_token(name: str) -> None:
-    code = DialogueEncoder(encoder().tokenizer, INVENTORIES[name])
-    assert len(set(code.action_tokens)) == len(INVENTORIES[name])
+OPENING = [592, 688, 612, 559, 1945, 67, 15, 266, 411, 319, 336, 326, 742, 70, 318, 365, 631, 80]
+"""The scene, a greeting with its move, and the seeker's first words."""
+FIRST = [266, 421, 434, 269, 70, 433, 90, 279]
+SECOND = [434, 475, 222, 77, 363, 326, 433, 475]
 
 
-def test_names_that_cannot_be_told_apart_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = DialogueEncoder(encoder().tokenizer, ESCONV)
-    monkeypatch.setattr(DialogueEncoder, "_tokens", lambda _, text: [7, len(text)])
-    with pytest.raises(ValueError, match="two strategies of inventory 'esconv' begin with the same token"):
-        _ = code.action_tokens
+@pytest.mark.parametrize(
+    ("decisions", "tokens", "action"),
+    [
+        ([2, 6], [OPENING, FIRST + SECOND, [266, 422, 434, 1026, 80]], [-1, 1, 2]),
+        ([2], [OPENING, FIRST], [-1, 1]),
+    ],
+)
+def test_a_recorded_dialogue_has_the_tokens_of_before(
+    decisions: list[int], tokens: list[list[int]], action: list[int]
+) -> None:
+    tree = recorded_tree(CHAT, decisions, AFLOW)
+    assert encoder().tree_tokens(tree) == tokens
+    assert tree.action.tolist() == action
+    assert tree.forest.parent.tolist() == list(range(-1, len(decisions)))
+    assert tree.visits.tolist() == [1] * len(action)
+    assert tree.value.tolist() == [1.0] * len(action)
+    torch.testing.assert_close(tree.log_prior.exp(), torch.full((len(action), 8), 1 / 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda inventory: inventory.name)
+def test_names_are_told_apart_by_their_first_token(inventory: Inventory) -> None:
+    code = DialogueEncoder(TOKENIZER, inventory, TEXTS)
+    assert all(len(name) == 1 for name in code.names)
+    assert len({name[0] for name in code.names}) == len(inventory)
+
+
+def test_another_task_has_other_texts() -> None:
+    scene = Scene("s", "Hello {there}.")
+    said = Dialogue.begin(scene).then(Turn("agent", "Hi.", "Ask"), Turn("partner", "Bye."))
+    plain = ["Agent and Partner talk.", "\nPartner: Hello {there}.", "\nMove: Ask\nAgent: Hi.", "\nPartner: Bye."]
+    assert list(DialogueTexts().of([said])) == plain
+    code = DialogueEncoder(TOKENIZER, AFLOW)
+    assert TOKENIZER.decode(code.transcript(said)) == "".join(plain)
+    assert TOKENIZER.decode(code.branch) == "\nMove:"
 
 
 def test_what_length_costs_is_counted() -> None:

@@ -1,219 +1,198 @@
-"""Tree files: what is written is read, a broken line is named, and a killed search ends as an undisturbed one."""
+"""Dialogues in tree files: states come back, what does not fit is named, and another search is not taken for this."""
 
 import json
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from examples.aflow_esc.dialogues import Dialogue, Scene
-from examples.aflow_esc.environment import SupportEnvironment, SupportState
-from examples.aflow_esc.roles.protocols import Roles, SeekerReply
-from examples.aflow_esc.trees import TreeFileError, read, search_scenes, tree_seed, write
-from numpy.typing import NDArray
+from small_world import MASKED, MOVES, TASK, Hashed, environment, scenes
 
-from examples.aflow_esc.strategies import AFLOW
-from gflowdial.search import SearchConfig, search
+from gflowdial.dialogue.config import RunConfig
+from gflowdial.dialogue.environment import DialogueState
+from gflowdial.dialogue.runs import Run, RunError
+from gflowdial.dialogue.searching import read_run_trees, search_all, search_config
+from gflowdial.dialogue.setting import Setting
+from gflowdial.dialogue.task import Task
+from gflowdial.dialogue.trees import check_moves, decode_states, encode_states
+from gflowdial.search import (
+    FiledTree,
+    SearchConfig,
+    SearchTree,
+    TreeFileError,
+    enumerate_tree,
+    read_trees_file,
+    search,
+    tree_seed,
+    write_trees,
+)
 
-SCENES = [Scene(f"s{n}", f"situation {n}", "fear", "job", f"opening {n}, \u2028 ünicode") for n in range(7)]
 CONFIG = SearchConfig(simulations=12, max_depth=3, rollout_length=1)
+SETTINGS: dict[str, Any] = {
+    "task": "small_world:TASK",
+    "experiment": "conversation",
+    "seeds": [5],
+    "data": {"held_out": 0.3},
+    "roles": {"kind": "hashed", "max_turns": 3},
+    "search": {"simulations": 12, "max_depth": 3, "rollout_length": 1, "batch_size": 2},
+    "model": {"kind": "tiny"},
+    "training": {"methods": ["behaviour_cloning"]},
+}
 
 
-def draw(dialogue: Dialogue, salt: str) -> float:
-    """A number in [0, 1) that hangs on the dialogue alone."""
-    return zlib.crc32((salt + repr(dialogue)).encode()) / 2**32
+def setting(**changes: Any) -> Setting:
+    return Setting(RunConfig.model_validate({**SETTINGS, **changes}))
 
 
-class Hashed:
-    """All four roles, each answering by a hash of the dialogue."""
-
-    def __init__(self) -> None:
-        self.dialogues_answered = 0
-
-    def log_prior(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
-        weights = np.array([[0.1 + draw(d, name) for name in AFLOW.names] for d in dialogues])
-        return np.log(weights / weights.sum(axis=1, keepdims=True))
-
-    def reply(self, dialogues: Sequence[Dialogue], strategies: Sequence[str]) -> list[str]:
-        self.dialogues_answered += len(dialogues)
-        return [f"{strategy} {draw(d, strategy)}" for d, strategy in zip(dialogues, strategies, strict=True)]
-
-    def respond(self, dialogues: Sequence[Dialogue]) -> list[SeekerReply]:
-        numbers = [draw(d, "status") for d in dialogues]
-        return [SeekerReply(f"{n}", "left" if n < 0.1 else "helped" if n < 0.3 else "continues") for n in numbers]
-
-    def score(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
-        return np.array([[1 + 4 * draw(d, criterion) for criterion in "abcd"] for d in dialogues])
-
-
-def environment(max_turns: int = 3) -> SupportEnvironment:
-    roles = Hashed()
-    return SupportEnvironment(Roles(roles, roles, roles, roles), AFLOW, max_turns)
-
-
-def searched(path: Path, scenes: Sequence[Scene] = SCENES, **changes: Any) -> Path:
-    settings: dict[str, Any] = {"environment": environment(), "seed": 5, "config": CONFIG, "batch_size": 2, **changes}
-    search_scenes(scenes=scenes, path=path, **settings)
-    return path
+def searched(folder: Path, **changes: Any) -> tuple[Run, Setting]:
+    here = setting(**changes)
+    run = Run(folder, here.config)
+    search_all(run, here, lambda *_: None)
+    return run, here
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return searched(tmp_path_factory.mktemp("trees") / "trees.jsonl")
+    run, _ = searched(tmp_path_factory.mktemp("run"))
+    return run.trees(5)
 
 
-def test_a_record_is_the_tree_that_was_found(undisturbed: Path) -> None:
-    records = read(undisturbed)
-    assert [record.scene for record in records] == SCENES
-    for record in records:
-        seeds = [tree_seed(5, record.scene.id)]
-        found = search(environment(), [SupportState.begin(record.scene)], seeds, CONFIG)
-        assert torch.equal(record.forest.parent, found.forest.parent)
-        assert record.actions == found.action.tolist()
-        for name in ("reward", "visits", "value", "ended"):
-            assert [getattr(node, name) for node in record.nodes] == getattr(found, name).tolist()
-        leaf_returns = [node.leaf_return for node in record.nodes if node.leaf_return is not None]
-        assert leaf_returns == found.leaf_return.tolist()
-        for index, (node, state) in enumerate(zip(record.nodes, found.states, strict=True)):
-            assert record.dialogue(index) == state.dialogue
-            assert node.status == state.status
-            if node.prior is not None:
-                np.testing.assert_allclose(np.log(node.prior), found.log_prior[index])
+def placed(content: bytes, folder: Path) -> Path:
+    """A run's folder that holds these trees."""
+    path = Run(folder, setting().config).trees(5)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return path
 
 
-def test_writing_what_was_read_gives_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
-    write(read(undisturbed), tmp_path / "again.jsonl")
-    assert (tmp_path / "again.jsonl").read_bytes() == undisturbed.read_bytes()
+@pytest.mark.parametrize("task", [TASK, MASKED])
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("rollouts", [False, True])
+def test_states_come_back(task: Task, stochastic: bool, rollouts: bool, tmp_path: Path) -> None:
+    world = environment(task, stochastic=stochastic)
+    config = replace(CONFIG, keep_rollouts=rollouts)
+    roots = [DialogueState.begin(scene) for scene in scenes()]
+    found = search(world, roots, range(7), config)
+    trees = [*found.split(), enumerate_tree(world, roots[:1])]
+    for tree in trees:
+        values = json.loads(json.dumps(encode_states(tree)))
+        assert tuple(decode_states(values, tree.forest.parent.tolist(), task)) == tree.states
+        check_moves(tree, MOVES)
+    filed = [FiledTree({"number": number}, tree) for number, tree in enumerate(trees)]
+    write_trees(tmp_path / "trees.jsonl", filed, encode_states)
+    back = read_trees_file(tmp_path / "trees.jsonl", partial(decode_states, task=task))
+    assert [line.tree.states for line in back] == [tree.states for tree in trees]
+    write_trees(tmp_path / "again.jsonl", back, encode_states)
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "trees.jsonl").read_bytes()
+
+
+def test_a_run_s_trees_are_those_that_were_found(undisturbed: Path) -> None:
+    here = setting()
+    train, _ = here.scenes
+    trees = read_run_trees(Run(undisturbed.parents[1], here.config), here, 5)
+    assert [tree.states[0].dialogue.scene for tree in trees] == train
+    assert search_config(here) == CONFIG
+    for scene, tree in zip(train, trees, strict=True):
+        found = search(environment(), [DialogueState.begin(scene)], [tree_seed(5, scene.id)], CONFIG)
+        assert tree.states == found.states
+        assert torch.equal(tree.forest.parent, found.forest.parent)
+        for name in ("action", "reward", "visits", "value", "ended", "log_prior", "leaf_return"):
+            torch.testing.assert_close(getattr(tree, name), getattr(found, name), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_batch_size_does_not_matter(undisturbed: Path, tmp_path: Path, batch_size: int) -> None:
-    again = searched(tmp_path / "again.jsonl", batch_size=batch_size)
-    assert again.read_bytes() == undisturbed.read_bytes()
-
-
-def test_a_tree_hangs_on_seed_and_scene_not_on_the_scenes_place(undisturbed: Path, tmp_path: Path) -> None:
-    turned = read(searched(tmp_path / "turned.jsonl", SCENES[::-1]))
-    assert turned[::-1] == read(undisturbed)
-    assert read(searched(tmp_path / "other.jsonl", seed=6)) != read(undisturbed)
+    run, _ = searched(tmp_path, search={**SETTINGS["search"], "batch_size": batch_size})
+    assert run.trees(5).read_bytes() == undisturbed.read_bytes()
 
 
 def test_a_killed_search_resumes_to_the_same_bytes(undisturbed: Path, tmp_path: Path) -> None:
-    """Cut at the start and the end of every line, and amid it."""
     content = undisturbed.read_bytes()
     starts = [0, *(i + 1 for i, byte in enumerate(content) if byte == ord("\n"))]
-    path = tmp_path / "trees.jsonl"
     for cut in sorted({c for start in starts for c in (start, start + 40, start - 1) if 0 <= c <= len(content)}):
-        path.write_bytes(content[:cut])
-        assert searched(path).read_bytes() == content
-
-
-def test_a_resumed_search_forms_the_same_batches(tmp_path: Path) -> None:
-    """A language model rounds by the size of the batch: a torn batch is done again as a whole."""
-
-    class Rounding(Hashed):
-        def score(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
-            return super().score(dialogues) * (1 - 1e-9 * len(dialogues)) + 1e-8
-
-    roles = Rounding()
-    env = SupportEnvironment(Roles(roles, roles, roles, roles), AFLOW, 3)
-    path = searched(tmp_path / "trees.jsonl", environment=env, batch_size=4)
-    content = path.read_bytes()
-    for lines in range(len(SCENES) + 1):
-        path.write_bytes(b"".join(line + b"\n" for line in content.split(b"\n")[:lines]))
-        assert searched(path, environment=env, batch_size=4).read_bytes() == content
+        path = placed(content[:cut], tmp_path)
+        searched(tmp_path)
+        assert path.read_bytes() == content
 
 
 def test_finished_trees_are_not_searched_again(undisturbed: Path, tmp_path: Path) -> None:
-    env = environment()
-    roles: Any = env.roles.prior
-    path = tmp_path / "trees.jsonl"
-    path.write_bytes(undisturbed.read_bytes())
-    told: list[tuple[int, int]] = []
-    searched(path, environment=env, progress=lambda done, total: told.append((done, total)))
+    here = setting()
+    roles: Any = here.roles.prior
+    assert isinstance(roles, Hashed)
+    run = Run(tmp_path, here.config)
+    told: list[tuple[str, int, int]] = []
+    placed(undisturbed.read_bytes(), tmp_path)
+    search_all(run, here, lambda *what: told.append(what))
     assert roles.dialogues_answered == 0
     assert told == []
-    path.write_bytes(b"".join(undisturbed.read_bytes().splitlines(keepends=True)[:4]))
-    searched(path, environment=env, progress=lambda done, total: told.append((done, total)))
+    placed(b"".join(undisturbed.read_bytes().splitlines(keepends=True)[:4]), tmp_path)
+    search_all(run, here, lambda *what: told.append(what))
     assert roles.dialogues_answered > 0
-    assert told[0] == (4 * 12 + 2, 7 * 12)
-    assert told[-1] == (7 * 12, 7 * 12)
-
-
-def test_batches_are_on_disk_as_they_finish(undisturbed: Path, tmp_path: Path) -> None:
-    class KilledError(Exception):
-        pass
-
-    def kill(done: int, total: int) -> None:  # noqa: ARG001
-        if done > 4 * 12:
-            raise KilledError
-
-    path = tmp_path / "trees.jsonl"
-    with pytest.raises(KilledError):
-        searched(path, progress=kill)
-    assert read(path) == read(undisturbed)[:4]
+    assert told[0] == ("simulations, seed 5", 4 * 12 + 1, 5 * 12)
+    assert told[-1] == ("simulations, seed 5", 5 * 12, 5 * 12)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 6}, "seed"),
-        ({"config": SearchConfig(simulations=13, max_depth=3, rollout_length=1)}, "settings"),
-        ({"environment": environment(max_turns=4)}, "settings"),
-        ({"scenes": SCENES[1:] + SCENES[:1]}, "scene"),
-        ({"scenes": SCENES[:3]}, "holds 7 trees for 3 scenes"),
+        ({"search": {**SETTINGS["search"], "simulations": 13}}, r"search is .*'simulations': 12"),
+        ({"roles": {"kind": "hashed", "max_turns": 4}}, "this tree's search is"),
+        ({"roles": {"kind": "random", "max_turns": 3}}, "this tree's roles is"),
+        ({"task": "small_world:MASKED"}, "this tree's task is 'small', not 'masked'"),
+        ({"data": {"held_out": 0.3, "split_seed": 1}}, "this tree's scene is"),
+        ({"data": {"held_out": 0.7}}, "holds 5 trees for 2 roots"),
     ],
 )
 def test_another_search_does_not_touch_the_file(
     undisturbed: Path, tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
-    path = tmp_path / "trees.jsonl"
-    path.write_bytes(undisturbed.read_bytes())
+    path = placed(undisturbed.read_bytes(), tmp_path)
     with pytest.raises(TreeFileError, match=named):
-        searched(path, **changes)
+        searched(tmp_path, **changes)
     assert path.read_bytes() == undisturbed.read_bytes()
 
 
-def test_scenes_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no scenes"):
-        searched(tmp_path / "trees.jsonl", [])
-    with pytest.raises(ValueError, match="s0"):
-        searched(tmp_path / "trees.jsonl", [SCENES[0], SCENES[1], SCENES[0]])
-    assert list(tmp_path.iterdir()) == []
+def test_trees_must_be_those_of_the_training_scenes(undisturbed: Path, tmp_path: Path) -> None:
+    here = setting()
+    run = Run(tmp_path, here.config)
+    with pytest.raises(RunError, match="is missing: search first"):
+        read_run_trees(run, here, 5)
+    placed(b"".join(undisturbed.read_bytes().splitlines(keepends=True)[:4]), tmp_path)
+    with pytest.raises(RunError, match="holds 4 trees, not one for each of the 5 training scenes"):
+        read_run_trees(run, here, 5)
 
 
-def at(node: int, field: str, value: Any) -> Callable[[dict[str, Any]], None]:
+def at(node: int, **changes: Any) -> Callable[[dict[str, Any]], None]:
     def change(record: dict[str, Any]) -> None:
-        record["nodes"][node][field] = value
+        record["state"][node].update(changes)
 
     return change
 
 
+SPOKEN, HEARD = ["agent", "Ask 0.1", "Ask"], ["partner", "0.5", None]
 BREAKS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
-    (lambda r: r.pop("seed"), "seed: Field required"),
-    (lambda r: r.update(surprise=1), "surprise: Extra inputs"),
-    (lambda r: r.update(format=2), "format: Input should be 1"),
-    (lambda r: r.update(inventory="nobody's"), "no strategy inventory"),
-    (lambda r: r.update(nodes=[]), "nodes: List should have at least 1"),
-    (lambda r: r["scene"].pop("opening"), "scene.opening: Field required"),
-    (lambda r: r["scene"].update(opening="else"), "node 0: its text is not the scene's opening"),
-    (lambda r: r["nodes"][1].pop("reward"), "nodes.1.reward: Field required"),
-    (at(1, "reward", "0.5"), "nodes.1.reward: Input should be a valid number"),
-    (at(1, "reward", float("nan")), "nodes.1.reward: Input should be a finite number"),
-    (at(2, "value", float("inf")), "nodes.2.value: Input should be a finite number"),
-    (at(1, "visits", 1.5), "nodes.1.visits: Input should be a valid integer"),
-    (at(1, "strategy", "Mesmerism"), "node 1: unknown strategy 'Mesmerism'"),
-    (at(1, "supporter", None), "node 1: the supporter's turn is missing"),
-    (at(1, "status", "bored"), "nodes.1.status"),
-    (at(0, "parent", 0), "node 0: the first node is the root"),
-    (at(1, "parent", 1), "node 1: parent 1 makes no tree"),
-    (at(1, "parent", -1), "node 1: parent -1 makes no tree"),
-    (at(2, "parent", 99), "node 2: parent 99 makes no tree"),
-    (at(0, "prior", [0.5] * 8), "node 0: the prior must be 8 probabilities"),
-    (at(0, "leaf_return", 0.5), "node 0: leaf_return stands at leaves"),
+    (lambda r: r["state"][0].pop("scene"), "state: the state of the root needs a scene"),
+    (lambda r: r["state"][0]["scene"].pop("opening"), r"state: the scene of the root: missing .* \['opening'\]"),
+    (lambda r: r["state"][0]["scene"].update(mood=1), r"state: the scene of the root: missing .* \['mood'\]"),
+    (lambda r: r["state"][0]["scene"].update(floor="x"), "state: the scene of the root: field 'floor' must be a whole"),
+    (lambda r: r["state"][0]["scene"].update(opening="else"), "node 0: its text is not the scene's opening"),
+    (lambda r: r["state"][1].pop("turns"), "state: node 1: its state needs turns"),
+    (lambda r: r["state"].__setitem__(1, 7), "state: node 1: its state needs turns"),
+    (at(1, status="bored"), "state: node 1: .* a status of 'continues', 'helped', 'left'"),
+    (at(1, status=None), "state: node 1: .* a status of"),
+    (at(1, turns=[["nobody", "Hm.", None], HEARD]), "state: node 1: its state needs turns"),
+    (at(1, turns=[["agent", 3, "Ask"], HEARD]), "state: node 1: its state needs turns"),
+    (at(1, turns=[["agent", "Hm."], HEARD]), "state: node 1: its state needs turns"),
+    (at(1, turns=[["agent", "Hm.", "Mesmerise"], HEARD]), "node 1: its move is 'Mesmerise', but its action"),
+    (at(1, turns=[["agent", "Hm.", None], HEARD]), "node 1: its move is None, but its action"),
+    (at(1, turns=[HEARD]), "node 1: "),
+    (at(1, turns=[]), "node 1: "),
+    (at(1, turns=[SPOKEN, HEARD, SPOKEN, HEARD]), "node 1: "),
+    (at(1, turns=[HEARD, SPOKEN]), "node 1: "),
+    (lambda r: r["action"].__setitem__(1, (r["action"][1] + 1) % 3), "node"),
 ]
 
 
@@ -225,34 +204,33 @@ def test_a_broken_line_is_named(
     record = json.loads(lines[2])
     change(record)
     lines[2] = json.dumps(record)
-    path = tmp_path / "broken.jsonl"
-    path.write_text("\n".join(lines), "utf-8")
-    with pytest.raises(TreeFileError) as raised:
-        read(path)
-    assert str(raised.value).startswith(f"{path}, line 3: {reason}")
-    with pytest.raises(TreeFileError, match="line 3"):
-        searched(path)
+    path = placed("\n".join(lines).encode(), tmp_path)
+    here = setting()
+    with pytest.raises(TreeFileError, match=f"line 3: {reason}") as raised:
+        read_run_trees(Run(tmp_path, here.config), here, 5)
+    assert str(raised.value).startswith(f"{path}, line 3: ")
+    assert "search" in str(raised.value)
 
 
-def test_other_broken_files_are_named(undisturbed: Path, tmp_path: Path) -> None:
-    lines = undisturbed.read_bytes().splitlines(keepends=True)
-    path = tmp_path / "broken.jsonl"
-    for content, reason in (
-        (b"", "is empty"),
-        (lines[0] + b"\n", "line 2: Invalid JSON"),
-        (b"{not json\n", "line 1: Invalid JSON"),
-        (lines[0] + lines[1][:50], "line 2: the line is torn"),
-        (lines[0] + lines[1] + lines[0], "line 3: scene 's0' stands in line 1 already"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(TreeFileError, match=reason):
-            read(path)
+def test_a_wrong_move_is_refused_below_chance_too() -> None:
+    tree = search(environment(stochastic=True), [DialogueState.begin(scenes()[0])], [0], CONFIG)
+    check_moves(tree, MOVES)
+    wrong = replace(tree, action=torch.where(tree.chance, (tree.action + 1) % 3, tree.action))
+    with pytest.raises(ValueError, match="its move is '.*', but its action '"):
+        check_moves(wrong, MOVES)
 
 
-def test_two_children_by_one_strategy_are_no_tree(undisturbed: Path, tmp_path: Path) -> None:
-    record = json.loads(undisturbed.read_text("utf-8").split("\n")[0])
-    record["nodes"].append(dict(record["nodes"][1]))
-    path = tmp_path / "broken.jsonl"
-    path.write_text(json.dumps(record) + "\n", "utf-8")
-    with pytest.raises(TreeFileError, match="two children by"):
-        read(path)
+def test_a_status_that_ends_means_that_the_node_has_ended() -> None:
+    tree = search(environment(), [DialogueState.begin(scenes()[0])], [0], CONFIG)
+    inner = int((tree.forest.num_children > 0).nonzero()[1])
+    states = tuple(replace(s, status="helped") if n == inner else s for n, s in enumerate(tree.states))
+    with pytest.raises(ValueError, match=f"node {inner}: its status is 'helped', so it has ended"):
+        check_moves(replace(tree, states=states), MOVES)
+
+
+def test_trees_of_several_scenes_keep_their_states_apart() -> None:
+    found = search(environment(), [DialogueState.begin(scene) for scene in scenes()], range(7), CONFIG)
+    values = encode_states(found)
+    assert sum("scene" in value for value in values) == 7
+    assert tuple(decode_states(values, found.forest.parent.tolist(), TASK)) == found.states
+    assert isinstance(found, SearchTree)
