@@ -172,7 +172,7 @@ class Setting:
         return local_roles(self.task, self.inventory, local, max_new_tokens, draws, temperature, seed)
 
     def local_model(self, name: str, key: str) -> LocalModel:
-        """The language model of this name for prompts and replies, loaded once; ``key`` is the setting that names it."""
+        """The language model of this name for prompts and replies, loaded once; messages name the setting ``key``."""
         if name not in self._local_models:
             self._local_models[name] = LocalModel(*language_model(name, key, self.config.compute))
         return self._local_models[name]
