@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from secrets import randbits
 
 from gflowdial.dialogue.language_models import language_model
 from gflowdial.dialogue.local import LocalModel
@@ -48,5 +49,6 @@ def speaker_of(setting: Setting) -> Speaker:
         assert model.kind == "pretrained"
         name, key = model.name, "model.name"
     local = LocalModel(*language_model(name, key, config.compute))
-    agent = LocalAgent(setting.task, setting.inventory, local, max_new_tokens=60, temperature=0.7, whole_sentences=True)
+    writing = {"max_new_tokens": 60, "temperature": 0.7, "whole_sentences": True, "seed": randbits(32)}
+    agent = LocalAgent(setting.task, setting.inventory, local, **writing)
     return Speaker(agent, f"Replies are written by the language model {name}, sampled anew each time.")
