@@ -1,8 +1,8 @@
 """Who puts the moves of a chat into words: the run's own agent, the language model, or the moves' descriptions."""
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from secrets import randbits
 
 from gflowdial.dialogue.local.roles import LocalAgent
 from gflowdial.dialogue.moves import Inventory
@@ -46,14 +46,6 @@ def speaker_of(setting: Setting) -> Speaker:
     else:
         assert model.kind == "pretrained"
         name, key = model.name, "model.name"
-    local = setting.local_model(name, key)
-    agent = LocalAgent(
-        setting.task,
-        setting.inventory,
-        local,
-        max_new_tokens=60,
-        temperature=0.7,
-        whole_sentences=True,
-        seed=secrets.randbits(31),
-    )
+    writing = {"max_new_tokens": 60, "temperature": 0.7, "whole_sentences": True, "seed": randbits(32)}
+    agent = LocalAgent(setting.task, setting.inventory, setting.local_model(name, key), **writing)
     return Speaker(agent, f"Replies are written by the language model {name}, sampled anew each time.")
