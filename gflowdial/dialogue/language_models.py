@@ -57,7 +57,7 @@ def load_tokenizer(
     config: TinyModelConfig | PretrainedModelConfig, own: Path, compute: ComputeConfig
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that goes with a run's language model; ``own`` is that of a model trained from scratch."""
-    return _load_tokenizer(config.name if config.kind == "pretrained" else own, compute)
+    return _load_tokenizer(config.name if config.kind == "pretrained" else own.resolve(), compute)
 
 
 @cache

@@ -62,6 +62,7 @@ def assert_same(folder: Path, finished: Path) -> None:
         assert found[name] == content, name
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_files_stage_by_stage(
     finished: Path, tmp_path: Path, begin: tuple[object, ...]
 ) -> None:
@@ -71,6 +72,7 @@ def test_the_same_seeds_give_the_same_files_stage_by_stage(
     assert_same(tmp_path / "run", finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [0, 3])
 def test_a_killed_run_goes_on(
     finished: Path,
@@ -250,6 +252,7 @@ print(json.dumps(policy.log_policy(found).tolist()))
 """
 
 
+@pytest.mark.slow
 def test_a_policy_folder_is_whole(task: str, home: Path, finished: Path, tmp_path: Path) -> None:
     """It gives the same policy elsewhere, in a process that knows neither the run nor the task."""
     method = METHODS[task][-1]
