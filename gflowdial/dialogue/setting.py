@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from pydantic import Field
 from transformers import PreTrainedModel
 
 from gflowdial.dialogue.config import ConfigError, DataConfig, RunConfig, role_options
 from gflowdial.dialogue.corpus import Corpus, CorpusError
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
-from gflowdial.dialogue.environment import DialogueEnvironment
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import language_model, load_tokenizer
 from gflowdial.dialogue.local import LocalModel, local_roles
 from gflowdial.dialogue.moves import Inventory
@@ -22,6 +23,7 @@ from gflowdial.dialogue.splits import split_by_scene
 from gflowdial.dialogue.task import Task, load_task
 from gflowdial.dialogue.values import Dialogue, Scene
 from gflowdial.estimators.language_model import LanguageModelPolicy
+from gflowdial.search import enumerate_tree
 
 _Item = TypeVar("_Item", Scene, Dialogue)
 
@@ -162,9 +164,9 @@ class Setting:
         self,
         *,
         model: str = "smollm2",
-        max_new_tokens: int = 24,
-        draws: int = 1,
-        temperature: float = 0.0,
+        max_new_tokens: Annotated[int, Field(ge=1)] = 24,
+        draws: Annotated[int, Field(ge=1)] = 1,
+        temperature: Annotated[float, Field(ge=0)] = 0.0,
         seed: int = 0,
     ) -> Roles:
         """A local language model in all roles; see `gflowdial.dialogue.local.local_roles`."""
@@ -185,6 +187,20 @@ class Setting:
     def is_enumerable(self) -> bool:
         """Whether every history of a scene can be played through."""
         return self.config.roles is not None and self.roles.enumerable
+
+    def check_size(self) -> None:
+        """
+        Raises:
+            ConfigError: the conversations of a scene, whose exact flow is to be computed, are too many to play through.
+        """
+        turns = self.environment.max_turns
+        # Few conversations need no trial.
+        if self.is_enumerable and self.environment.num_actions**turns > 10_000:
+            try:
+                enumerate_tree(self.environment, [DialogueState.begin(self.scenes[1][0])])
+            except ValueError as error:
+                reason = str(error).partition(":")[0]
+                raise ConfigError(f"roles.max_turns: {turns} turns are too many ({reason}); lower it") from None
 
     @cached_property
     def environment(self) -> DialogueEnvironment:
