@@ -126,6 +126,10 @@ class Rooted:
         """Each edge's value at the node it leads to, 0 at roots."""
         return self.layout.edges_to_nodes(self, edge_values)
 
+    def trees_to_leaves(self, tree_values: Float[Tensor, " trees"]) -> Float[Tensor, " leaves"]:
+        """Each tree's value at its leaves. Differentiable."""
+        return self.layout.trees_to_leaves(self, tree_values)
+
     def set_leaves_(self, x: Float[Tensor, " nodes"], leaf_values: Float[Tensor, " leaves"]) -> None:
         """Write ``leaf_values``, cast to the dtype of ``x``, into the entries of ``x`` at leaves."""
         self.layout.set_leaves_(self, x, leaf_values)
@@ -264,6 +268,9 @@ class Tree:
     def edges_to_nodes(self, forest: Rooted, edge_values: Tensor) -> Tensor:
         return edge_values.new_zeros(forest.num_nodes).scatter_(0, forest.edge_child, edge_values)
 
+    def trees_to_leaves(self, forest: Rooted, tree_values: Tensor) -> Tensor:
+        return tree_values[forest.leaf_tree]
+
     def set_leaves_(self, forest: Rooted, x: Tensor, leaf_values: Tensor) -> None:
         x.index_copy_(0, forest.leaves, leaf_values.to(x.dtype))
 
@@ -311,6 +318,9 @@ class Chains(Tree):
 
     def ancestor(self, forest: Rooted, nodes: Tensor, steps: Tensor) -> Tensor:  # noqa: ARG002
         return nodes - steps
+
+    def trees_to_leaves(self, forest: Rooted, tree_values: Tensor) -> Tensor:  # noqa: ARG002
+        return tree_values
 
     def difference(self, forest: Rooted, x: Tensor) -> Tensor:
         return torch.constant_pad_nd(x.diff(), (1, 0)).index_select(0, forest.edge_child)

@@ -111,4 +111,4 @@ def leaf_residual(log_z: Tensor, reached: Tensor, log_reward: Tensor, forest: Fo
     check("log_z", log_z.expand(forest.num_trees) if log_z.ndim == 0 else log_z, forest, "tree")
     check("log_reward", log_reward, forest, "leaf")
     # `reached` is lifted, so that the others are on the way.
-    return log_reward - reached - (log_z if log_z.ndim == 0 else log_z.index_select(0, forest.leaf_tree))
+    return log_reward - reached - (log_z if log_z.ndim == 0 else forest.trees_to_leaves(log_z))

@@ -57,8 +57,8 @@ def with_leaves(forest: Forest, x: Tensor, leaf_values: Tensor | None) -> Tensor
 def test_sums_along_paths(trees: int, size: int, decay: float, seed: int) -> None:
     table, *others = in_each_layout(trees, size)
     generator = torch.Generator().manual_seed(seed)
-    counts = (table.num_nodes, table.num_edges, table.num_edges, table.num_leaves)
-    x, along, back, ends = (torch.randn(n, generator=generator, dtype=torch.float64) for n in counts)
+    counts = (table.num_nodes, table.num_edges, table.num_edges, table.num_leaves, table.num_trees)
+    x, along, back, ends, tops = (torch.randn(n, generator=generator, dtype=torch.float64) for n in counts)
     operations: list[Callable[[Forest], Tensor]] = [
         lambda f: f.edges_to_nodes(along),
         lambda f: f.difference(x),
@@ -73,6 +73,7 @@ def test_sums_along_paths(trees: int, size: int, decay: float, seed: int) -> Non
         lambda f: f.descendant_filter(x, decay),
         lambda f: with_leaves(f, x, ends.float()),
         lambda f: with_leaves(f, x, None),
+        lambda f: f.trees_to_leaves(tops),
         lambda f: spread(f.leaf_share, f.num_leaves),
         lambda f: spread(f.edge_share, f.num_edges),
     ]
