@@ -1,4 +1,4 @@
-"""Loading annotated dialogues: the three forms, the faults by place, the real files' counts, labels in the inventory asked for."""
+"""Loading annotated dialogues: the three forms, faults by place, the real files' counts, labels in one inventory."""
 
 import json
 from pathlib import Path

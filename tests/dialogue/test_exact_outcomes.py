@@ -34,8 +34,10 @@ class Whim:
 
 def answers(world: DialogueEnvironment, state: DialogueState, action: int) -> Sequence[Transition[DialogueState]]:
     taken = np.array([action])
-    return world.outcomes([state], taken)[0] if isinstance(world, StochasticDialogueEnvironment) else world.step(
-        [state], taken
+    return (
+        world.outcomes([state], taken)[0]
+        if isinstance(world, StochasticDialogueEnvironment)
+        else world.step([state], taken)
     )
 
 

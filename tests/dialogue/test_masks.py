@@ -165,7 +165,9 @@ def test_training_gives_it_no_flow(rule: Untried, stochastic: bool, tmp_path: Pa
             taken[row[above], batch.action[child]] = True
     assert not bool((taken & (reading["log_policy"] == -torch.inf)).any())
     made.train()
-    masked_out = world.restrict(policy.log_policy([state.dialogue for state in begun(3)]), [s.dialogue for s in begun(3)])
+    masked_out = world.restrict(
+        policy.log_policy([state.dialogue for state in begun(3)]), [s.dialogue for s in begun(3)]
+    )
     for state, row_of in zip(begun(3), masked_out, strict=True):
         assert ((row_of > -np.inf) == mask(world, state.dialogue)).all()
 
