@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import Protocol, TextIO
+from typing import Protocol, TextIO, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from gflowdial.dialogue.values import Dialogue, Scene, Turn
 _GOODBYES = ("quit", "exit", "bye")
 
 
+@runtime_checkable
 class Alert(Protocol):
     """What a guard answers."""
 
@@ -24,6 +25,7 @@ class Alert(Protocol):
         """The words."""
 
 
+@runtime_checkable
 class Guard(Protocol):
     """What sees each line of a chat before the policy."""
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from gflowdial.search import SearchConfig, search, tree_seed
 _SETTINGS = "dialogue.json"
 
 
+@runtime_checkable
 class DialoguePolicy(Protocol):
     """A policy over moves."""
 

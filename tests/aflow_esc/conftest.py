@@ -1,4 +1,4 @@
-"""Finished miniature runs that tests look at; whoever changes one works on a copy."""
+"""Finished miniature runs that tests look at; a test that changes one works on a copy."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from miniature import LABELS, config_file, run
 
-from examples.aflow_esc import label_evaluation, tokenizer
+from examples.aflow_esc import tokenizer
+from gflowdial.dialogue import labels
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def record(index: int) -> dict[str, Any]:
-    """A dialogue of the one-dialogue-a-line form: three answers, whose strategies hang on the number."""
+    """A dialogue of the one-dialogue-a-line form: three answers, whose strategies depend on the number."""
     names = ("Question", "Information", "Providing Suggestions", "Others")
     dialog = [{"text": f"Hello, I am worried about my job, number {index}.", "speaker": "usr"}]
     for turn in range(3):
@@ -45,7 +46,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, finished: Path, corpus: P
     model = {"kind": "pretrained", "name": str(with_tokenizer(finished / "seed-0" / "language_model", folder))}
     config = config_file(folder, LABELS, data={"source": str(corpus)}, model=model, roles=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label_evaluation, "_RESAMPLES", 30)
+        patch.setattr(labels, "_RESAMPLES", 30)
         assert run("run", "--config", config, "--output", folder / "run") == 0
     return folder / "run"
 
