@@ -19,8 +19,8 @@ BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r'^```[^\n]*title="([^"]+)"[^\n]*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED_TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
-# One thread each: the tests share the machine.
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# One thread each: the tests share the machine. With CI set, Hypothesis sets no deadlines.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CI": "true"}
 
 
 def blocks(page: Path) -> list[tuple[int, str]]:
