@@ -83,7 +83,8 @@ class Run:
             mine, theirs = getattr(self.config, name), getattr(config, name)
             if mine != theirs:
                 raise RunError(
-                    f"{self.folder} was searched with {name} ({mine}), not ({theirs}): its trees do not fit; search anew"
+                    f"{self.folder} was searched with {name} ({mine}), not ({theirs}): its trees do not fit; "
+                    "search anew"
                 )
 
     def copy_trees(self, other: "Run") -> None:
@@ -126,7 +127,8 @@ class Run:
         """
         if (self.folder / f"{name}.json").exists():
             raise RunError(
-                f"{self.folder} has results {name!r} already: they are kept; give these another --name, or begin a new run"
+                f"{self.folder} has results {name!r} already: they are kept; give these another "
+                "--name, or begin a new run"
             )
 
     def _seed(self, seed: int) -> Path:
