@@ -80,11 +80,12 @@ def _chat(options: argparse.Namespace) -> None:
     run, setting = _continue(options)
     seed = run.config.seeds[0] if options.seed is None else options.seed
     method = options.method or run.config.training.methods[-1]
-    policy = setting.learned(run, seed, method)
+    # First who speaks: a policy on the same language model then shares its weights.
+    speaker = speaker_of(setting)
     chat(
         setting.task,
-        policy,
-        speaker_of(setting),
+        setting.learned(run, seed, method),
+        speaker,
         lambda text: _chat_scene(setting, options.scene, text),
         ranks_by_value=method_of(setting, method).ranks_by_value,
         top_k=options.top_k,

@@ -48,9 +48,9 @@ def language_model(name: str, key: str, compute: ComputeConfig) -> tuple[PreTrai
         ConfigError: there is no such model; the message names the setting ``key``.
     """
     try:
-        return load_language_model(name, device=str(device_of(compute)), dtype=compute.dtype, setting=key)
+        return load_language_model(name, device=str(device_of(compute)), dtype=compute.dtype)
     except ModelError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def load_tokenizer(

@@ -83,8 +83,8 @@ class Run:
             mine, theirs = getattr(self.config, name), getattr(config, name)
             if mine != theirs:
                 raise RunError(
-                    f"{self.folder} was searched with {name} ({mine}), not ({theirs}): its trees do not fit; "
-                    "search anew"
+                    f"{self.folder} was searched with {name} ({mine}), not ({theirs}): its trees do not fit; search "
+                    "anew"
                 )
 
     def copy_trees(self, other: "Run") -> None:

@@ -1,12 +1,13 @@
 """From a run's settings to the things they name: conversations, roles, environment, encoder, policies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field
+from transformers import PreTrainedModel
 
 from gflowdial.dialogue.config import ConfigError, DataConfig, RunConfig, role_options
 from gflowdial.dialogue.corpus import Corpus, CorpusError
@@ -169,8 +170,18 @@ class Setting:
         seed: int = 0,
     ) -> Roles:
         """A local language model in all roles; see `gflowdial.dialogue.local.local_roles`."""
-        local = LocalModel(*language_model(model, "roles.model", self.config.compute))
+        local = self.local_model(model, "roles.model")
         return local_roles(self.task, self.inventory, local, max_new_tokens, draws, temperature, seed)
+
+    def local_model(self, name: str, key: str) -> LocalModel:
+        """The language model of this name for prompts and replies, loaded once; messages name the setting ``key``."""
+        if name not in self._local_models:
+            self._local_models[name] = LocalModel(*language_model(name, key, self.config.compute))
+        return self._local_models[name]
+
+    @cached_property
+    def _local_models(self) -> dict[str, LocalModel]:
+        return {}
 
     @property
     def is_enumerable(self) -> bool:
@@ -221,14 +232,18 @@ class Setting:
     def untrained(self, run: Run, seed: int) -> LearnedPolicy:
         """A policy before training: it is the language model's own prior."""
         adapter = self.config.adapter
-        model = LanguageModelPolicy.with_lora(
-            self._base(run, seed),
-            self.encoder.names,
-            rank=adapter.rank,
-            alpha=adapter.alpha,
-            attention=self.config.training.attention,
-        )
-        return LearnedPolicy(model, self.encoder)
+
+        def build(base: PreTrainedModel) -> LearnedPolicy:
+            model = LanguageModelPolicy.with_lora(
+                base,
+                self.encoder.names,
+                rank=adapter.rank,
+                alpha=adapter.alpha,
+                attention=self.config.training.attention,
+            )
+            return LearnedPolicy(model, self.encoder)
+
+        return self._on_base(run, seed, build)
 
     def learned(self, run: Run, seed: int, method: str) -> LearnedPolicy:
         """A trained policy of the run.
@@ -242,14 +257,19 @@ class Setting:
                 f"{folder} holds no policy: train it first, or choose among the run's seeds "
                 f"({', '.join(map(str, run.config.seeds))}) and methods ({', '.join(run.config.training.methods)})"
             )
-        base = self._base(run, seed)
-        return LearnedPolicy.from_pretrained(folder, base, attention=self.config.training.attention)
+        attention = self.config.training.attention
+        return self._on_base(run, seed, lambda base: LearnedPolicy.from_pretrained(folder, base, attention=attention))
 
-    def _base(self, run: Run, seed: int) -> Any:
-        """A fresh copy of the language model that policies of this seed stand on."""
+    def _on_base(self, run: Run, seed: int, build: Callable[[PreTrainedModel], LearnedPolicy]) -> LearnedPolicy:
+        """A policy on the seed's language model: on the copy that plays the roles, or a fresh one."""
         model = self.config.model
         name = str(run.base(seed)) if model.kind == "tiny" else model.name
-        return language_model(name, "model.name", self.config.compute)[0]
+        # A second policy on one copy would put its adapter on top of the first one's.
+        local = self._local_models.pop(name, None)
+        policy = build(local.model if local else language_model(name, "model.name", self.config.compute)[0])
+        if local:
+            local.lend = policy.model.lent
+        return policy
 
 
 def _split(items: Sequence[_Item], data: DataConfig) -> list[list[_Item]]:

@@ -62,17 +62,23 @@ def _root(value: Any, task: Task) -> Dialogue:
 def check_moves(tree: SearchTree[DialogueState], inventory: Inventory) -> None:
     """
     Raises:
-        ValueError: a turn names another move than the action that led to it, or the root does not open its scene.
+        ValueError: the root does not open its scene, a node adds other turns than one exchange, a turn names another
+            move than the action that led to it, or a conversation goes on whose status ends it.
     """
     if tree.states[0].dialogue != Dialogue.begin(tree.states[0].dialogue.scene):
         raise ValueError("node 0: its text is not the scene's opening")
-    outcome_of = [above if tree.chance[above] else node for node, above in enumerate(tree.forest.parent.tolist())]
-    for node, state in enumerate(tree.states):
-        action = int(tree.action[outcome_of[node]])
-        if action >= 0 and not tree.chance[node]:
-            move = state.dialogue.turns[-2].move if len(state.dialogue.turns) > 1 else None
-            if move != inventory.names[action]:
-                raise ValueError(f"node {node}: its move is {move!r}, but its action {inventory.names[action]!r}")
+    for node, (above, state) in enumerate(zip(tree.forest.parent.tolist(), tree.states, strict=True)):
+        if state.status != CONTINUES and not tree.ended[node]:
+            raise ValueError(f"node {node}: its status is {state.status!r}, so it has ended")
+        if above < 0 or tree.chance[node]:
+            continue
+        # An outcome of chance is of the action that led to its chance node, whose state is the one before.
+        action = inventory.names[int(tree.action[above if tree.chance[above] else node])]
+        exchange = state.dialogue.turns[len(tree.states[above].dialogue.turns) :]
+        if [turn.speaker for turn in exchange] != ["agent", "partner"]:
+            raise ValueError(f"node {node}: it adds {len(exchange)} turns, not one of the agent and one of its partner")
+        if exchange[0].move != action:
+            raise ValueError(f"node {node}: its move is {exchange[0].move!r}, but its action {action!r}")
 
 
 def recorded_tree(dialogue: Dialogue, decisions: Sequence[int], inventory: Inventory) -> SearchTree[DialogueState]:

@@ -1,13 +1,16 @@
-"""Loading annotated dialogues: the three forms, the faults by place, the real files' counts, splits by scene."""
+"""Loading annotated dialogues: the three forms, faults by place, the real files' counts, labels in one inventory."""
 
 import json
 from pathlib import Path
 
 import pytest
-from examples.aflow_esc.dialogues import Scene, Turn
 
-from examples.aflow_esc.corpora import CorpusError, load_corpus, relabel, split_by_scene
-from examples.aflow_esc.strategies import ESCONV_TO_AFLOW, UnknownStrategyError
+from examples.aflow_esc.corpora import load_corpus, load_for, relabel
+from examples.aflow_esc.scenes import SupportScene
+from examples.aflow_esc.strategies import AFLOW, ESCONV, ESCONV_TO_AFLOW, EXTES
+from gflowdial.dialogue.corpus import CorpusError
+from gflowdial.dialogue.moves import UnknownMoveError
+from gflowdial.dialogue.values import Turn
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "esconv"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the development data is not at {SHARED}")
@@ -57,10 +60,10 @@ def write(tmp_path):
 
 
 TURNS = (
-    Turn("supporter", "Hello!", "Others"),
-    Turn("seeker", "I am alone. Really."),
-    Turn("supporter", "Since when? I was, too.", "Question"),
-    Turn("seeker", "Since May."),
+    Turn("agent", "Hello!", "Others"),
+    Turn("partner", "I am alone. Really."),
+    Turn("agent", "Since when? I was, too.", "Question"),
+    Turn("partner", "Since May."),
 )
 
 
@@ -73,7 +76,9 @@ def test_the_classic_forms_say_the_same(write, record, form, as_lines) -> None:
     corpus = load_corpus(write(record, record, lines=as_lines), strict=True)
     assert corpus.form == form
     assert [d.turns for d in corpus.dialogues] == [TURNS, TURNS]
-    assert corpus.dialogues[1].scene == Scene("talks-1", "a move", "sadness", "loneliness", "I am alone. Really.")
+    assert corpus.dialogues[1].scene == SupportScene(
+        "talks-1", "I am alone. Really.", "a move", "sadness", "loneliness"
+    )
     assert corpus.utterances == 12
     assert corpus.utterance_counts == {"Others": 2, "Question": 2, "Self-disclosure": 2}
 
@@ -82,21 +87,21 @@ def test_extes(write) -> None:
     content = [{"User": "I am alone."}, {"AI": "Tell me more.", "AI Strategy": "clarification"}]
     corpus = load_corpus(write({"scene": "moving", "description": "a move", "content": content}), strict=True)
     assert (corpus.form, corpus.inventory.name) == ("extes", "extes")
-    assert corpus.dialogues[0].strategies == ("Clarification",)
+    assert corpus.dialogues[0].moves == ("Clarification",)
     assert corpus.dialogues[0].scene.problem == "moving"
 
 
 def test_a_merged_turn_keeps_the_label_asked_for(write) -> None:
     last = load_corpus(write(LINES), merge_label="last").dialogues[0]
-    assert last.strategies == ("Others", "Self-disclosure")
+    assert last.moves == ("Others", "Self-disclosure")
     with pytest.raises(ValueError, match="'middle'"):
         load_corpus(write(LINES), merge_label="middle")
 
 
 def test_relabelling_maps_and_masks(write) -> None:
     dialogue = load_corpus(write(LINES)).dialogues[0]
-    assert relabel(dialogue, ESCONV_TO_AFLOW).strategies == ("Clarification",)
-    with pytest.raises(UnknownStrategyError, match="'Others'"):
+    assert relabel(dialogue, ESCONV_TO_AFLOW).moves == ("Clarification",)
+    with pytest.raises(UnknownMoveError, match="'Others'"):
         relabel(dialogue, {"Question": "Clarification"})
 
 
@@ -127,11 +132,11 @@ def test_a_malformed_record_is_reported_and_skipped(write, bad, index, reason) -
         load_corpus(path, strict=True)
 
 
-@pytest.mark.parametrize(("label", "reason"), [("Hugging", "unknown strategy 'Hugging'"), (None, "no strategy label")])
+@pytest.mark.parametrize(("label", "reason"), [("Hugging", "unknown move 'Hugging'"), (None, "no strategy label")])
 def test_a_turn_with_an_unusable_label_stays_without_one(write, label, reason) -> None:
     path = write(LINES, message(speaker="sys", strategy=label))
     corpus = load_corpus(path)
-    assert corpus.dialogues[1].turns[1] == Turn("supporter", "Hi.")
+    assert corpus.dialogues[1].turns[1] == Turn("agent", "Hi.")
     assert corpus.problems[0].index == (1, 1)
     assert reason in corpus.problems[0].reason
     with pytest.raises(CorpusError, match="dialogue 1, utterance 1"):
@@ -196,21 +201,12 @@ def test_the_failed_conversations_give_the_published_counts() -> None:
     assert all(a.speaker != b.speaker for d in corpus.dialogues for a, b in zip(d.turns, d.turns[1:], strict=False))
 
 
-def scenes(n: int) -> list[Scene]:
-    return [Scene(f"s{i}", "", "", "", "") for i in range(n)]
-
-
-def test_a_split_is_a_partition_by_scene_whatever_the_order() -> None:
-    items = scenes(50) * 2
-    parts = split_by_scene(items, [0.6, 0.2, 0.2], seed=1)
-    assert [len(part) for part in parts] == [60, 20, 20]
-    ids = [{scene.id for scene in part} for part in parts]
-    assert len(set.union(*ids)) == sum(map(len, ids)) == 50
-    assert [{s.id for s in part} for part in split_by_scene(items[::-1], [0.6, 0.2, 0.2], seed=1)] == ids
-    assert [{s.id for s in part} for part in split_by_scene(items, [0.6, 0.2, 0.2], seed=2)] != ids
-
-
-@pytest.mark.parametrize(("n", "fractions"), [(2, [0.5, 0.3, 0.2]), (9, [0.5, 0.4]), (9, [1.5, -0.5])])
-def test_an_impossible_split_is_refused(n: int, fractions: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"too few|add up to 1"):
-        split_by_scene(scenes(n), fractions, seed=0)
+def test_labels_come_in_the_inventory_that_is_asked_for(write) -> None:
+    path = write(LINES)
+    assert load_for(path, ESCONV, True).dialogues == load_corpus(path).dialogues
+    renamed = load_for(path, AFLOW, True)
+    assert renamed.inventory == AFLOW
+    assert renamed.dialogues == [relabel(d, ESCONV_TO_AFLOW) for d in load_corpus(path).dialogues]
+    assert renamed.facts == {"merge_label": "first"}
+    with pytest.raises(ValueError, match="the labels are esconv's; choose that or aflow, not extes"):
+        load_for(path, EXTES, True)

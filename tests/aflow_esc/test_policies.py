@@ -1,33 +1,33 @@
-"""Policies answer row by row with normalised log-probabilities, whoever stands behind them."""
+"""Policies answer row by row with normalised log-probabilities, whichever kind they are of."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from examples.aflow_esc.config import load_config
-from examples.aflow_esc.dialogues import Dialogue
-from examples.aflow_esc.environment import SupportEnvironment, SupportState
-from examples.aflow_esc.policies import DialoguePolicy, LearnedPolicy, PriorPolicy, SearchPolicy, UniformPolicy
-from examples.aflow_esc.runs import Run
-from examples.aflow_esc.setting import Setting
 
 from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.strategies import AFLOW
+from examples.aflow_esc.task import TASK
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
+from gflowdial.dialogue.policies import DialoguePolicy, LearnedPolicy, PriorPolicy, SearchPolicy, UniformPolicy
+from gflowdial.dialogue.runs import Run
+from gflowdial.dialogue.setting import Setting
+from gflowdial.dialogue.values import Dialogue
 from gflowdial.search import SearchConfig
 
-ENVIRONMENT = SupportEnvironment(simulated_roles(AFLOW, 0, 2), AFLOW, 2)
+ENVIRONMENT = DialogueEnvironment.of(TASK, simulated_roles(), AFLOW, 2)
 
 
 @pytest.fixture(scope="module")
 def learned(finished: Path) -> LearnedPolicy:
     run = Run.open(finished)
-    return Setting(run.config).learned(run, 0, "afpo_anchored")
+    return Setting.of(run).learned(run, 0, "afpo_anchored")
 
 
 @pytest.fixture(scope="module")
 def dialogues() -> list[Dialogue]:
-    begun = [SupportState.begin(scene) for scene in bundled_scenes()[:3]]
+    begun = [DialogueState.begin(scene) for scene in bundled_scenes()[:3]]
     later = [made.state for made in ENVIRONMENT.step(begun, np.array([0, 1, 2]))]
     return [state.dialogue for state in (*begun, *later) if not ENVIRONMENT.ended(state)]
 
@@ -55,9 +55,9 @@ def test_every_policy_is_normalised_and_answers_row_by_row(learned: LearnedPolic
 def test_the_reference_is_the_untrained_policy(
     finished: Path, learned: LearnedPolicy, dialogues: list[Dialogue]
 ) -> None:
-    run = Run(finished, load_config(finished / "config.yaml"))
-    setting = Setting(run.config)
-    untrained = LearnedPolicy(setting.untrained(run, 0).eval(), setting.encoder)
+    run = Run.open(finished)
+    made = Setting.of(run).untrained(run, 0)
+    untrained = LearnedPolicy(made.model.eval(), made.encoder)
     reference = LearnedPolicy(learned.model, learned.encoder, reference=True)
     np.testing.assert_allclose(untrained.log_policy(dialogues), reference.log_policy(dialogues), atol=1e-5)
     assert np.abs(learned.log_policy(dialogues) - reference.log_policy(dialogues)).max() > 1e-4
@@ -69,10 +69,24 @@ def test_reading_one_dialogue_tells_the_policy(learned: LearnedPolicy, dialogues
     assert output.log_value.shape == (1, len(AFLOW))
 
 
-def test_search_takes_one_strategy_and_searches_a_repeated_dialogue_anew(dialogues: list[Dialogue]) -> None:
+def test_search_takes_one_move_and_searches_a_repeated_dialogue_anew(dialogues: list[Dialogue]) -> None:
     policy = SearchPolicy(ENVIRONMENT, SearchConfig(4, 2, 1), 0)
     repeated = policy.log_policy(dialogues[:1] * 20)
     assert (np.sort(repeated, axis=1)[:, :-1] == -np.inf).all()
     assert (repeated.max(axis=1) == 0).all()
     assert len(set(repeated.argmax(axis=1).tolist())) > 1
     assert (policy.log_policy(dialogues[:1] * 20) == repeated).all()
+
+
+def test_a_saved_policy_is_whole(finished: Path, learned: LearnedPolicy, dialogues: list[Dialogue]) -> None:
+    """Its folder alone gives the same policy, with its base, tokenizer, inventory, texts and what is known of it."""
+    loaded = LearnedPolicy.from_pretrained(finished / "seed-0" / "policies" / "afpo_anchored")
+    assert loaded.encoder.inventory == AFLOW
+    assert loaded.encoder.texts == learned.encoder.texts
+    assert loaded.encoder.max_tokens == 512
+    assert loaded.facts["method"] == "afpo_anchored"
+    assert loaded.facts["temperature"] == 0.1
+    assert loaded.facts["safety"] == TASK.safety
+    np.testing.assert_allclose(loaded.log_policy(dialogues), learned.log_policy(dialogues), atol=1e-6)
+    with pytest.raises(FileNotFoundError, match=r"holds no policy on dialogues \(dialogue\.json is missing\)"):
+        LearnedPolicy.from_pretrained(finished)

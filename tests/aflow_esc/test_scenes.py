@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
-from examples.aflow_esc.scenes import SceneError, bundled_scenes, load_scenes
+from examples.aflow_esc.scenes import SupportScene, bundled_scenes, chat_scene
 from examples.aflow_esc.simulated import tables
+from gflowdial.dialogue.scenes import SceneError, load_scenes
 
 GOOD = {"id": "a", "situation": "s", "emotion": "e", "problem": "p", "opening": "Hello there"}
 
@@ -43,4 +44,8 @@ def test_a_faulty_file_is_refused(tmp_path, text: str, message: str) -> None:
     path = tmp_path / "scenes.json"
     path.write_text(text)
     with pytest.raises(SceneError, match=message):
-        load_scenes(path)
+        load_scenes(path, SupportScene)
+
+
+def test_of_a_chat_nothing_is_known_but_the_first_words() -> None:
+    assert chat_scene("I am lost.") == SupportScene("chat", "I am lost.", "I am lost.", "unknown", "unknown")

@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from examples.aflow_esc.dialogues import Dialogue, Turn
-from examples.aflow_esc.roles.protocols import Roles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +12,6 @@ from examples.aflow_esc.simulated import (
     ExactFlow,
     all_phrases,
     best_return,
-    enumerate_tree,
     evaluate_policy,
     path_of,
     prior_policy,
@@ -23,20 +20,31 @@ from examples.aflow_esc.simulated import (
     wording,
 )
 from examples.aflow_esc.strategies import AFLOW, ESCONV
+from examples.aflow_esc.task import TASK
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
+from gflowdial.dialogue.roles import Roles
+from gflowdial.dialogue.values import Dialogue, Scene, Turn
+from gflowdial.search import SearchTree, enumerate_tree
 
 SCENES = bundled_scenes()
 scenes = st.sampled_from(SCENES)
 paths = st.lists(st.integers(0, 7), min_size=1, max_size=4)
 
 
+def tree_of(scene: Scene, horizon: int, roles: Roles | None = None) -> SearchTree[DialogueState]:
+    """Every conversation of a scene."""
+    environment = DialogueEnvironment.of(TASK, roles or simulated_roles(), AFLOW, horizon)
+    return enumerate_tree(environment, [DialogueState.begin(scene)])
+
+
 def play(roles: Roles, scene, path) -> Dialogue:
     """The dialogue along ``path``, as far as the seeker stays."""
     dialogue = Dialogue.begin(scene)
     for action in path:
-        words = roles.supporter.reply([dialogue], [AFLOW.names[action]])[0]
-        dialogue = dialogue.then(Turn("supporter", words, AFLOW.names[action]))
-        answer = roles.seeker.respond([dialogue.without_strategies()])[0]
-        dialogue = dialogue.then(Turn("seeker", answer.text))
+        words = roles.agent.reply([dialogue], [AFLOW.names[action]])[0]
+        dialogue = dialogue.then(Turn("agent", words, AFLOW.names[action]))
+        answer = roles.partner.respond([dialogue.without_moves()])[0]
+        dialogue = dialogue.then(Turn("partner", answer.text))
         if answer.status != "continues":
             break
     return dialogue
@@ -45,9 +53,9 @@ def play(roles: Roles, scene, path) -> Dialogue:
 @given(scenes, paths, st.integers(0, 3), st.sampled_from(["deterministic", "stochastic"]))
 @settings(deadline=None)
 def test_the_words_alone_carry_the_strategy_and_replay_the_dialogue(scene, path, seed, mode) -> None:
-    dialogue = play(simulated_roles(seed=seed, mode=mode), scene, path)
-    assert play(simulated_roles(seed=seed, mode=mode), scene, path) == dialogue
-    assert [AFLOW.names[a] for a in path_of(dialogue.without_strategies())] == list(dialogue.strategies)
+    dialogue = play(simulated_roles(world_seed=seed, mode=mode), scene, path)
+    assert play(simulated_roles(world_seed=seed, mode=mode), scene, path) == dialogue
+    assert [AFLOW.names[a] for a in path_of(dialogue.without_moves())] == list(dialogue.moves)
 
 
 @given(st.lists(st.tuples(scenes, paths), min_size=2, max_size=5))
@@ -56,7 +64,7 @@ def test_a_row_does_not_depend_on_its_batch(rows) -> None:
     roles = simulated_roles()
     dialogues = [play(roles, scene, path) for scene, path in rows]
     fresh = simulated_roles()
-    assert np.array_equal(fresh.rewarder.score(dialogues), np.vstack([roles.rewarder.score([d]) for d in dialogues]))
+    assert np.array_equal(fresh.judge.score(dialogues), np.vstack([roles.judge.score([d]) for d in dialogues]))
     assert np.array_equal(fresh.prior.log_prior(dialogues), np.vstack([roles.prior.log_prior([d]) for d in dialogues]))
 
 
@@ -65,7 +73,7 @@ def test_a_row_does_not_depend_on_its_batch(rows) -> None:
 def test_scores_are_integers_and_the_prior_is_normalised(scene, path, mode) -> None:
     roles = simulated_roles(mode=mode)
     dialogue = play(roles, scene, path)
-    scores = roles.rewarder.score([dialogue])
+    scores = roles.judge.score([dialogue])
     assert scores.shape == (1, 4)
     assert set(scores.ravel()) <= {1, 2, 3, 4, 5}
     assert np.exp(roles.prior.log_prior([dialogue])).sum() == pytest.approx(1, abs=1e-12)
@@ -80,26 +88,24 @@ def test_every_phrase_is_one_strategy_s_own_and_short() -> None:
 @pytest.mark.parametrize("scene", SCENES[::12], ids=lambda scene: scene.id)
 @pytest.mark.parametrize("tau", [0.05, 0.2])
 def test_dynamic_programming_equals_enumeration(scene, tau: float) -> None:
-    tree = enumerate_tree(scene, simulated_roles(), horizon=3)
+    tree = tree_of(scene, 3)
+    forest, leaves = tree.forest, tree.forest.leaves
     flow = ExactFlow(scene, tau, horizon=3)
-    log_flow = np.full(len(tree.parent), -np.inf)
-    for node in reversed(range(len(tree.parent))):
-        if tree.ended[node]:
-            log_flow[node] = tree.returns[node] / tau
-        if node:
-            log_flow[tree.parent[node]] = np.logaddexp(log_flow[tree.parent[node]], log_flow[node])
+    parent, log_flow = forest.parent.tolist(), np.full(forest.num_nodes, -np.inf)
+    log_flow[leaves] = tree.leaf_return / tau
+    for node in reversed(range(1, forest.num_nodes)):
+        log_flow[parent[node]] = np.logaddexp(log_flow[parent[node]], log_flow[node])
     assert flow.log_z == pytest.approx(log_flow[0], abs=1e-12, rel=1e-12)
-    children = [[] for _ in tree.parent]
-    for node, parent in enumerate(tree.parent[1:], 1):
-        children[parent].append(node)
+    children: list[list[int]] = [[] for _ in parent]
+    for node, above in enumerate(parent[1:], 1):
+        children[above].append(node)
     for node in [n for n, below in enumerate(children) if below][:40]:
         expected = log_flow[children[node]] - log_flow[node]
-        assert np.allclose(flow.log_policy(tree.dialogue[node]), expected, atol=1e-12, rtol=0)
+        assert np.allclose(flow.log_policy(tree.states[node].dialogue), expected, atol=1e-12, rtol=0)
 
-    leaves = np.flatnonzero(tree.ended)
-    returns = np.array(tree.returns)[leaves]
-    turns = np.array([len(tree.dialogue[leaf].strategies) for leaf in leaves])
-    status = np.array(tree.status)[leaves]
+    returns, ends = tree.leaf_return.numpy(), [tree.states[leaf] for leaf in leaves.tolist()]
+    turns = np.array([len(end.dialogue.moves) for end in ends])
+    status = np.array([end.status for end in ends])
     assert best_return(scene, 3) == pytest.approx(returns.max(), abs=1e-12)
     for policy, weight in ((uniform_policy, 8.0**-turns), (flow.policy, np.exp(returns / tau - log_flow[0]))):
         enumerated = [weight @ returns, weight @ (status == "helped"), weight @ (status == "left"), weight @ turns]
@@ -107,11 +113,13 @@ def test_dynamic_programming_equals_enumeration(scene, tau: float) -> None:
 
 
 def test_the_tree_is_in_order_and_its_leaves_are_ends() -> None:
-    tree = enumerate_tree(SCENES[0], simulated_roles(horizon=2))
-    assert tree.parent[0] == tree.action[0] == -1
-    assert all(parent < node for node, parent in enumerate(tree.parent))
-    assert {node for node, ended in enumerate(tree.ended) if not ended} == set(tree.parent) - {-1}
-    assert all(np.isnan(g) != ended for g, ended in zip(tree.returns, tree.ended, strict=True))
+    tree = tree_of(SCENES[0], 2)
+    parent, ended = tree.forest.parent.tolist(), tree.ended.tolist()
+    assert parent[0] == tree.action[0] == -1
+    assert all(above < node for node, above in enumerate(parent))
+    assert {node for node, over in enumerate(ended) if not over} == set(parent) - {-1}
+    assert tree.ended.nonzero().squeeze(1).tolist() == tree.forest.leaves.tolist()
+    assert bool(tree.leaf_return.isfinite().all())
 
 
 def test_the_problem_is_the_one_described() -> None:
@@ -130,10 +138,10 @@ def test_the_best_first_strategy_depends_on_the_scene() -> None:
 
 def test_the_stochastic_mode_draws_anew_and_replays() -> None:
     returns = [
-        enumerate_tree(SCENES[0], simulated_roles(mode="stochastic", draw=d, horizon=2)).returns for d in (0, 1, 0)
+        tree_of(SCENES[0], 2, simulated_roles(mode="stochastic", draw=draw)).leaf_return.numpy() for draw in (0, 1, 0)
     ]
-    assert np.array_equal(returns[0], returns[2], equal_nan=True)
-    assert len(returns[0]) != len(returns[1]) or not np.array_equal(returns[0], returns[1], equal_nan=True)
+    assert np.array_equal(returns[0], returns[2])
+    assert not np.array_equal(returns[0], returns[1])
 
 
 def test_an_unlisted_emotion_and_problem_still_play() -> None:
@@ -147,10 +155,10 @@ def test_misuse_is_named() -> None:
     with pytest.raises(ValueError, match="unknown mode 'wild'"):
         simulated_roles(mode="wild")
     with pytest.raises(ValueError, match="at least 1"):
-        simulated_roles(horizon=0)
+        tree_of(SCENES[0], 0)
     with pytest.raises(ValueError, match="above 0"):
         ExactFlow(SCENES[0], 0.0)
     with pytest.raises(ValueError, match=r"do not understand.*'Cheer up'"):
-        path_of(Dialogue.begin(SCENES[0]).then(Turn("supporter", "Cheer up")))
+        path_of(Dialogue.begin(SCENES[0]).then(Turn("agent", "Cheer up")))
     with pytest.raises(ValueError, match="nothing to score"):
-        simulated_roles().rewarder.score([Dialogue.begin(SCENES[0])])
+        simulated_roles().judge.score([Dialogue.begin(SCENES[0])])

@@ -9,9 +9,9 @@ from examples.aflow_esc.strategies import (
     EXTES,
     EXTES_TO_AFLOW,
     INVENTORIES,
-    UnknownStrategyError,
-    inventory,
 )
+from examples.aflow_esc.task import TASK
+from gflowdial.dialogue.moves import UnknownMoveError
 
 
 def test_sizes_and_order() -> None:
@@ -19,9 +19,9 @@ def test_sizes_and_order() -> None:
     assert [AFLOW.index(name) for name in AFLOW.names] == list(range(8))
 
 
-@pytest.mark.parametrize("inv", INVENTORIES.values(), ids=INVENTORIES)
+@pytest.mark.parametrize("inv", INVENTORIES, ids=lambda inv: inv.name)
 def test_every_wording_resolves_to_one_strategy_whatever_its_case(inv) -> None:
-    wordings = [(word, s.name) for s in inv.strategies for word in (s.name, *s.aliases)]
+    wordings = [(word, s.name) for s in inv.moves for word in (s.name, *s.synonyms)]
     assert len({word.casefold() for word, _ in wordings}) == len(wordings)
     for word, name in wordings:
         for variant in (word, word.upper(), f"  {word.lower()} ", word.replace(" ", "_")):
@@ -51,13 +51,13 @@ def test_the_maps_are_total_and_reach_all_they_can(source, names) -> None:
 
 
 def test_an_unknown_label_is_named_with_close_matches() -> None:
-    with pytest.raises(UnknownStrategyError, match=r"'Claryfication'.*closest are 'Clarification'"):
+    with pytest.raises(UnknownMoveError, match=r"'Claryfication'.*closest are 'Clarification'"):
         AFLOW.resolve("Claryfication")
-    with pytest.raises(UnknownStrategyError, match=r"'zzz'.*it knows"):
+    with pytest.raises(UnknownMoveError, match=r"'zzz'.*it knows"):
         AFLOW.resolve("zzz")
 
 
 def test_an_unknown_inventory_names_the_known_ones() -> None:
-    assert inventory("AFLOW") is AFLOW
-    with pytest.raises(ValueError, match=r"'aflo'.*esconv, extes, aflow"):
-        inventory("aflo")
+    assert TASK.inventory("AFLOW") is AFLOW
+    with pytest.raises(ValueError, match=r"'aflo'.*aflow, esconv, extes"):
+        TASK.inventory("aflo")

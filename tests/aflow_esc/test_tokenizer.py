@@ -3,14 +3,16 @@
 import json
 
 import pytest
-from examples.aflow_esc.config import TinyModelConfig
-from examples.aflow_esc.language_models import load_tokenizer
 
 from examples.aflow_esc.simulated import all_phrases
 from examples.aflow_esc.strategies import INVENTORIES
-from examples.aflow_esc.tokenizer.build import VOCABULARY_SIZE, build
+from examples.aflow_esc.task import TASK
+from examples.aflow_esc.tokenizer.build import corpus
+from gflowdial.dialogue.config import ComputeConfig, TinyModelConfig
+from gflowdial.dialogue.language_models import load_tokenizer, train_tokenizer
 
-TOKENIZER = load_tokenizer(TinyModelConfig(kind="tiny"))
+assert TASK.tokenizer is not None
+TOKENIZER = load_tokenizer(TinyModelConfig(kind="tiny"), TASK.tokenizer, ComputeConfig())
 
 
 def tokens(text: str) -> list[int]:
@@ -18,9 +20,9 @@ def tokens(text: str) -> list[int]:
 
 
 def test_the_shipped_tokenizer_is_the_built_one() -> None:
-    shipped, built = (json.loads(each.backend_tokenizer.to_str()) for each in (TOKENIZER, build()))
+    shipped, built = (json.loads(each.backend_tokenizer.to_str()) for each in (TOKENIZER, train_tokenizer(corpus())))
     assert shipped["model"] == built["model"]
-    assert len(TOKENIZER) <= VOCABULARY_SIZE
+    assert len(TOKENIZER) <= 2048
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_every_text_survives(text: str) -> None:
 
 
 def test_every_strategy_is_one_token() -> None:
-    names = [name for inventory in INVENTORIES.values() for name in inventory.names]
+    names = [name for inventory in INVENTORIES for name in inventory.names]
     assert all(len(tokens(f" {name}")) == 1 for name in names)
 
 
