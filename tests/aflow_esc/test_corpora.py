@@ -1,4 +1,4 @@
-"""Loading annotated dialogues: the three forms, the faults by place, the real files' counts, labels in the inventory asked for."""
+"""Loading annotated dialogues: three forms, faults by place, the real files' counts, and whose names the labels get."""
 
 import json
 from pathlib import Path
@@ -76,7 +76,9 @@ def test_the_classic_forms_say_the_same(write, record, form, as_lines) -> None:
     corpus = load_corpus(write(record, record, lines=as_lines), strict=True)
     assert corpus.form == form
     assert [d.turns for d in corpus.dialogues] == [TURNS, TURNS]
-    assert corpus.dialogues[1].scene == SupportScene("talks-1", "I am alone. Really.", "a move", "sadness", "loneliness")
+    assert corpus.dialogues[1].scene == SupportScene(
+        "talks-1", "I am alone. Really.", "a move", "sadness", "loneliness"
+    )
     assert corpus.utterances == 12
     assert corpus.utterance_counts == {"Others": 2, "Question": 2, "Self-disclosure": 2}
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from examples.aflow_esc.simulated import all_phrases
 from examples.aflow_esc.strategies import INVENTORIES
 from examples.aflow_esc.task import TASK

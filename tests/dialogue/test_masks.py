@@ -1,4 +1,4 @@
-"""A forbidden move is never taken: not by search, play, a policy, a chat or the exact flow, nor given flow in training."""
+"""A forbidden move is never taken, by search, play, policies, chat or the exact flow, nor given flow in training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -165,7 +165,9 @@ def test_training_gives_it_no_flow(rule: Untried, stochastic: bool, tmp_path: Pa
             taken[row[above], batch.action[child]] = True
     assert not bool((taken & (reading["log_policy"] == -torch.inf)).any())
     made.train()
-    masked_out = world.restrict(policy.log_policy([state.dialogue for state in begun(3)]), [s.dialogue for s in begun(3)])
+    masked_out = world.restrict(
+        policy.log_policy([state.dialogue for state in begun(3)]), [s.dialogue for s in begun(3)]
+    )
     for state, row_of in zip(begun(3), masked_out, strict=True):
         assert ((row_of > -np.inf) == mask(world, state.dialogue)).all()
 

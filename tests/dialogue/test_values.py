@@ -67,7 +67,9 @@ def test_bad_messages_are_refused(message: dict[str, str], named: str) -> None:
         Dialogue.from_messages([{"role": "system", "content": "Be kind."}, message], SCENE)
 
 
-@pytest.mark.parametrize("messages", [[], [{"role": "system", "content": "x"}], [{"role": "assistant", "content": "x"}]])
+@pytest.mark.parametrize(
+    "messages", [[], [{"role": "system", "content": "x"}], [{"role": "assistant", "content": "x"}]]
+)
 def test_without_a_partner_there_is_no_scene(messages: list[dict[str, str]]) -> None:
     with pytest.raises(ValueError, match="no message has the role 'user': give one, or a scene"):
         Dialogue.from_messages(messages)
