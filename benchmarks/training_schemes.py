@@ -16,7 +16,7 @@ from torch.nn.functional import linear, log_softmax
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.measure import device
-from gflowdial.dialogue.local.smollm2 import load_smollm2
+from gflowdial.dialogue.local import load_language_model
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.estimators.packing import Attention, pack_prefixes
 
@@ -70,7 +70,7 @@ class Tree:
 
 def smollm2(attention: Attention = "sdpa") -> LanguageModelPolicy:
     """SmolLM2-135M-Instruct with an adapter of rank 32 and heads that are not 0, in float32."""
-    return _policy(load_smollm2()[0], attention)
+    return _policy(load_language_model("smollm2")[0], attention)
 
 
 SHAPES = {

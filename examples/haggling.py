@@ -153,8 +153,7 @@ TASK = Task(
     agent="Seller",
     partner="Buyer",
     ends={"deal": "deal", "no deal": "no deal"},
-    turn_reward=lambda scores: scores[:, 0],
-    trajectory_return=lambda rewards, status: sum(rewards),
+    trajectory_return=lambda rewards, _: sum(rewards),
     allowed=allowed,
     template=Template(opening="A seller and a buyer talk about a {scene.item} for {scene.price}.", move="\nMove:"),
 )

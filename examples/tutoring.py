@@ -137,8 +137,7 @@ TASK = Task(
     agent="Tutor",
     partner="Student",
     ends={"mastered": "mastered"},
-    turn_reward=lambda scores: scores[:, 0],
-    trajectory_return=lambda rewards, status: rewards[-1],
+    trajectory_return=lambda rewards, _: rewards[-1],
     max_turns=3,
     template=Template(opening="A tutor and a student talk about {scene.topic}.", move="\nMove:"),
 )

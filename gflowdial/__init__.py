@@ -10,7 +10,6 @@ if TYPE_CHECKING:
         dialogue,
         envs,
         estimators,
-        layouts,
         losses,
         metrics,
         numerics,
@@ -24,24 +23,9 @@ if TYPE_CHECKING:
     )
     from gflowdial.dag import Dag
 
-__all__ = [
-    "Dag",
-    "Forest",
-    "dialogue",
-    "envs",
-    "estimators",
-    "layouts",
-    "losses",
-    "metrics",
-    "numerics",
-    "oracle",
-    "replay",
-    "sampling",
-    "search",
-    "segments",
-    "testing",
-    "training",
-]
+__all__ = ["Dag", "Forest"]
+__all__ += ["dialogue", "envs", "estimators", "losses", "metrics", "numerics", "oracle", "replay", "sampling", "search"]
+__all__ += ["segments", "testing", "training"]
 
 # Submodules load when first used: `import gflowdial` costs little more than `import torch`.
 __getattr__, __dir__ = lazy_face(__name__, {"dag": ["Dag"], "forest": ["Forest"], **dict.fromkeys(__all__[2:], ())})

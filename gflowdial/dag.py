@@ -159,14 +159,9 @@ class Dag:
     def _levels(self, end: Tensor) -> tuple[Level, ...]:
         level = self.level[end]
         order = torch.argsort(level * self.num_nodes + end, stable=True)
-        return tuple(
-            Level(*_members(end, edges)) for edges in torch.split(order, torch.bincount(level).tolist()) if len(edges)
-        )
-
-
-def _members(end: Tensor, edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    nodes, position = torch.unique_consecutive(end[edges], return_inverse=True)
-    return nodes, edges, position
+        groups = [edges for edges in torch.split(order, torch.bincount(level).tolist()) if len(edges)]
+        members = (torch.unique_consecutive(end[edges], return_inverse=True) for edges in groups)
+        return tuple(Level(nodes, edges, position) for edges, (nodes, position) in zip(groups, members, strict=True))
 
 
 def longest_path(source: Int[Tensor, " edges"], target: Int[Tensor, " edges"], num_nodes: int) -> Int[Tensor, " nodes"]:

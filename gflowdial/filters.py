@@ -88,7 +88,7 @@ class ChainScan:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        # After k cells of a block the cell holds rise_k·x_k; its cumulative sum times fall_k is the decayed sum.
+        # rise_i·x_i, summed up to a cell j and times fall_j, is Σ over i ≤ j of decay^(j+1-i)·x_i.
         cells = x.new_zeros(self.num_blocks * len(self.rise) + 1)
         # Each value goes one cell further than its node; what leaves its chain so is wiped out.
         cells[1:].scatter_(0, self.slot, x)

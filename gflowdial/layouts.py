@@ -130,9 +130,13 @@ class Rooted:
         """Each tree's value at its leaves. Differentiable."""
         return self.layout.trees_to_leaves(self, tree_values)
 
-    def set_leaves_(self, x: Float[Tensor, " nodes"], leaf_values: Float[Tensor, "..."]) -> None:
-        """Write ``leaf_values``, one for all or one per leaf, into ``x`` at the leaves, cast to the dtype of ``x``."""
+    def set_leaves_(self, x: Float[Tensor, " nodes"], leaf_values: Float[Tensor, " leaves"]) -> None:
+        """Write ``leaf_values``, cast to the dtype of ``x``, into the entries of ``x`` at leaves."""
         self.layout.set_leaves_(self, x, leaf_values)
+
+    def clear_leaves_(self, x: Float[Tensor, " nodes"]) -> None:
+        """Write 0 into the entries of ``x`` at leaves."""
+        self.layout.clear_leaves_(self, x)
 
     def difference(self, x: Float[Tensor, " nodes"]) -> Float[Tensor, " edges"]:
         """``x(child) - x(parent)`` of each edge. Differentiable."""
@@ -268,7 +272,10 @@ class Tree:
         return tree_values[forest.leaf_tree]
 
     def set_leaves_(self, forest: Rooted, x: Tensor, leaf_values: Tensor) -> None:
-        x.index_copy_(0, forest.leaves, leaf_values.to(x.dtype).expand(forest.num_leaves))
+        x.index_copy_(0, forest.leaves, leaf_values.to(x.dtype))
+
+    def clear_leaves_(self, forest: Rooted, x: Tensor) -> None:
+        x.index_fill_(0, forest.leaves, 0.0)
 
     def difference(self, forest: Rooted, x: Tensor) -> Tensor:
         return x.index_select(0, forest.edge_child) - x.index_select(0, forest.edge_parent)
@@ -348,6 +355,9 @@ class Table(Chains):
 
     def set_leaves_(self, forest: Rooted, x: Tensor, leaf_values: Tensor) -> None:  # noqa: ARG002
         x[self.size - 1 :: self.size].copy_(leaf_values)
+
+    def clear_leaves_(self, forest: Rooted, x: Tensor) -> None:  # noqa: ARG002
+        x[self.size - 1 :: self.size].zero_()
 
     def difference(self, forest: Rooted, x: Tensor) -> Tensor:
         return x.view(forest.num_trees, -1).diff(dim=1).view(-1)

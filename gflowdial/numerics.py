@@ -50,13 +50,13 @@ def first_true(wrong: Bool[Tensor, " items"]) -> int | None:
     return int(torch.nonzero(wrong)[0]) if bool(wrong.any()) else None
 
 
-def check_finite(name: str, values: Float[Tensor, " items"]) -> None:
+def check_finite(name: str, values: Float[Tensor, " items"], advice: str = "") -> None:
     """
     Raises:
-        ValueError: if an entry is NaN or infinite.
+        ValueError: if an entry is NaN or infinite; ``advice`` ends the message.
     """
     if (first := first_true(~values.isfinite())) is not None:
-        raise ValueError(f"{name} must be finite; {name}[{first}] is {float(values[first])}.")
+        raise ValueError(f"{name} must be finite; {name}[{first}] is {float(values[first])}.{advice}")
 
 
 def check_normalised(

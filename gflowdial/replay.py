@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from gflowdial import segments
-from gflowdial.numerics import precise_dtype
+from gflowdial.numerics import check_finite, precise_dtype
 from gflowdial.sampling.trajectories import Terminals
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
@@ -71,9 +71,7 @@ class Replay:
         Raises:
             ValueError: if a reward is NaN or infinite.
         """
-        if not bool(terminals.log_reward.isfinite().all()):
-            row = int((~terminals.log_reward.isfinite()).nonzero()[0])
-            raise ValueError(f"log_reward must be finite; log_reward[{row}] is {float(terminals.log_reward[row])}.")
+        check_finite("log_reward", terminals.log_reward)
         # Batches may come in different dtypes.
         log_reward = terminals.log_reward.to(precise_dtype(terminals.log_reward.device))
         terminals = Terminals(terminals.states, log_reward, terminals.condition)

@@ -10,11 +10,12 @@ from gflowdial.dialogue.chat import chat
 from gflowdial.dialogue.config import ConfigError, load_config
 from gflowdial.dialogue.corpus import CorpusError
 from gflowdial.dialogue.evaluation import evaluate_all
+from gflowdial.dialogue.language_models import device_of
 from gflowdial.dialogue.local.smollm2 import MissingModelError
 from gflowdial.dialogue.progress import stage
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.scenes import SceneError
-from gflowdial.dialogue.searching import search_all
+from gflowdial.dialogue.searching import read_run_trees, search_all
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.speakers import speaker_of
 from gflowdial.dialogue.task import TaskError
@@ -50,17 +51,19 @@ def _search(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    if not options.config and (options.set or options.resume or options.strict or options.trees):
+    if not options.config and (options.task or options.set or options.resume or options.strict or options.trees):
         raise ConfigError(
-            "--set, --resume, --strict and --trees go with --config; without it train goes on in --output"
+            "--task, --set, --resume, --strict and --trees go with --config; without it train goes on in --output"
         )
     run, _ = _begin(options) if options.config else _continue(options)
     if options.trees:
-        run.with_trees_of(Run.open(options.trees))
+        run.copy_trees(Run.open(options.trees))
     _do_train(run)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if not options.name or Path(options.name).name != options.name:
+        raise ConfigError(f"--name: {options.name!r} is no name of a file: give one without folders")
     run, setting = _continue(options)
     _do_evaluate(run, setting, options.name)
 
@@ -77,11 +80,12 @@ def _chat(options: argparse.Namespace) -> None:
     run, setting = _continue(options)
     seed = run.config.seeds[0] if options.seed is None else options.seed
     method = options.method or run.config.training.methods[-1]
-    policy = setting.learned(run, seed, method)
+    # First who speaks: a policy on the same language model then shares its weights.
+    speaker = speaker_of(setting)
     chat(
         setting.task,
-        policy,
-        speaker_of(setting),
+        setting.learned(run, seed, method),
+        speaker,
         lambda text: _chat_scene(setting, options.scene, text),
         ranks_by_value=method_of(setting, method).ranks_by_value,
         top_k=options.top_k,
@@ -129,6 +133,10 @@ def _begin(options: argparse.Namespace) -> tuple[Run, Setting]:
         )
     setting = Setting(config, strict=options.strict)
     _check(setting)
+    if trees := getattr(options, "trees", None):
+        Run.open(trees).check_searched_with(config)
+        for seed in config.seeds:
+            read_run_trees(Run.open(trees), setting, seed)
     return Run.begin(options.output, config, resume=options.resume), replace(setting, folder=options.output)
 
 
@@ -152,15 +160,17 @@ def _check(setting: Setting) -> None:
             file=sys.stderr,
         )
     config = setting.config
-    if config.experiment == "conversation":
-        _ = setting.scenes
-    # A model that is trained from scratch learns its language from the roles.
-    if config.experiment == "conversation" or config.model.kind == "tiny":
-        _ = setting.environment
+    device_of(config.compute)
+    _ = setting.dialogues if config.experiment == "labels" else setting.scenes
     if config.model.kind == "pretrained" or setting.task.tokenizer is not None:
         _ = setting.encoder.names
         if config.experiment == "labels":
             _ = setting.decisions
+    # A model that is trained from scratch learns its language from the roles.
+    if config.experiment == "conversation" or config.model.kind == "tiny":
+        _ = setting.environment
+    if config.experiment == "conversation":
+        setting.check_size()
 
 
 def _parser(task: str | None, prog: str) -> argparse.ArgumentParser:

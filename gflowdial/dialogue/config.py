@@ -267,7 +267,11 @@ def role_options(make: RoleMaker, given: Mapping[str, Any]) -> dict[str, Any]:
         for name, parameter in inspect.signature(make, eval_str=True).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    form = create_model("RoleOptions", __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **options)
+    form = create_model(
+        "RoleOptions",
+        __config__=ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True),
+        **options,
+    )
     try:
         checked = form.model_validate(dict(given))
     except ValidationError as error:
@@ -291,7 +295,9 @@ def _reason(problem: Mapping[str, Any], section: str = "", form: type[BaseModel]
         return f"{key}: {problem['ctx']['error']}"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg']}, not {problem['input']!r}"
-    close = difflib.get_close_matches(place[-1], _known_keys(form or RunConfig), n=1)
+    # Options of a kind of roles stand beside the keys that every kind has.
+    known = _known_keys(RunConfig) if form is None else _known_keys(form) + _known_keys(RolesConfig)
+    close = difflib.get_close_matches(place[-1], known, n=1)
     return f"{key}: no such key" + (f"; did you mean {close[0]!r}?" if close else "")
 
 

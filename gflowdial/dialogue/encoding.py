@@ -28,9 +28,9 @@ class DialogueTexts:
         partner: the partner's name.
     """
 
-    template: Template = Template()
-    agent: str = "Agent"
-    partner: str = "Partner"
+    template: Template
+    agent: str
+    partner: str
 
     def opening(self, scene: Scene) -> str:
         """What every prefix of a scene begins with."""
@@ -65,7 +65,7 @@ class DialogueEncoder:
 
     tokenizer: Any
     inventory: Inventory
-    texts: DialogueTexts = DialogueTexts()
+    texts: DialogueTexts
     max_tokens: int = 1024
     _known: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
 

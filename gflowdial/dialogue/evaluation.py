@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from gflowdial.dialogue import labels
 from gflowdial.dialogue.cards import add_results
-from gflowdial.dialogue.config import EvaluationConfig
+from gflowdial.dialogue.config import RunConfig
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.jobs import run_jobs
 from gflowdial.dialogue.outcomes import Outcome, enumerated_outcome, mean_outcome, sampled_outcome
@@ -19,6 +19,7 @@ from gflowdial.dialogue.report import Estimate, Rows, as_data, as_table
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.searching import search_config
 from gflowdial.dialogue.setting import Setting
+from gflowdial.dialogue.training import method_of
 from gflowdial.search import SearchTree, enumerate_tree
 
 EXACT = "exact_flow"
@@ -65,8 +66,13 @@ def evaluate_all(run: Run, setting: Setting, report: Report, name: str = "result
     if config.evaluation.write_dialogues:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written)
         (run.folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+    methods = {method: method_of(setting, method) for method in config.training.methods}
+    objectives = {
+        method: {"untried": how.untried, "read_leaves": how.read_leaves, "ranks_by_value": how.ranks_by_value}
+        for method, how in methods.items()
+    }
     settings = {key: getattr(config, key).model_dump(mode="json") for key in ("training", "evaluation")}
-    results = {"seeds": config.seeds, **settings, **facts, "rows": as_data(rows)}
+    results = {"seeds": config.seeds, **settings, "objectives": objectives, **facts, "rows": as_data(rows)}
     path = run.write_results(results, table, name)
     for method in config.training.methods:
         for seed in config.seeds:
@@ -85,7 +91,7 @@ def _conversations(
     ]
     cells: dict[str, dict[int, Cell]] = {name: {} for name, _ in names}
     report("policies", 0, len(names))
-    arguments = [(run.folder, config.evaluation, seed, name) for name, seed in names]
+    arguments = [(run.folder, config, seed, name) for name, seed in names]
     jobs = run_jobs(evaluate_cell, arguments, config.compute, shared=_enumerated(setting))
     for done, (index, cell) in enumerate(jobs, 1):
         name, seed = names[index]
@@ -130,15 +136,14 @@ def row_names(setting: Setting) -> list[str]:
 def evaluate_cell(
     trees: Sequence[SearchTree[DialogueState]] | None,
     folder: Path,
-    evaluation: EvaluationConfig,
+    config: RunConfig,
     seed: int,
     name: str,
 ) -> Cell:
     """One row of the table for one seed; ``trees`` are the enumerated held-out scenes, if they can be."""
-    run = Run.open(folder)
-    setting = Setting(run.config.model_copy(update={"evaluation": evaluation}), folder)
+    run, setting, evaluation = Run.open(folder), Setting(config, folder), config.evaluation
     _, held_out = setting.scenes
-    environment, temperature = setting.environment, setting.config.training.temperature
+    environment, temperature = setting.environment, config.training.temperature
     policy = None if name == EXACT else _policy(run, setting, seed, name)
     exact = trees is not None and name not in _SAMPLED
     played: list[list[Episode]] = []

@@ -26,9 +26,19 @@ from gflowdial.dialogue.local import ModelError, load_language_model
 
 
 def device_of(compute: ComputeConfig) -> torch.device:
-    """Where language models are."""
+    """Where language models are.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
     name = compute.device
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"compute.device: {name!r} cannot be used here ({reason}); choose 'cpu' or 'auto'") from None
+    return device
 
 
 def language_model(name: str, key: str, compute: ComputeConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -38,16 +48,16 @@ def language_model(name: str, key: str, compute: ComputeConfig) -> tuple[PreTrai
         ConfigError: there is no such model; the message names the setting ``key``.
     """
     try:
-        return load_language_model(name, device=str(device_of(compute)), dtype=compute.dtype, setting=key)
+        return load_language_model(name, device=str(device_of(compute)), dtype=compute.dtype)
     except ModelError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def load_tokenizer(
     config: TinyModelConfig | PretrainedModelConfig, own: Path, compute: ComputeConfig
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that goes with a run's language model; ``own`` is that of a model trained from scratch."""
-    return _load_tokenizer(config.name if config.kind == "pretrained" else own, compute)
+    return _load_tokenizer(config.name if config.kind == "pretrained" else own.resolve(), compute)
 
 
 @cache

@@ -1,9 +1,11 @@
 """Moves as data: what the agent can do at a turn, under one name each, with the other wordings that stand for it."""
 
 import difflib
+import json
 import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 
 class UnknownMoveError(ValueError):
@@ -84,6 +86,23 @@ class Inventory:
     @cached_property
     def _names_by_key(self) -> dict[str, str]:
         return {_key(word): move.name for move in self.moves for word in (move.name, *move.synonyms)}
+
+
+def load_inventories(path: Path) -> dict[str, Inventory]:
+    """The inventories of a JSON file, ``{name: [{"name": …, "description": …, "synonyms": […]}, …]}``, by name.
+
+    Raises:
+        ValueError: the file is not of that form.
+    """
+    try:
+        return {
+            name: Inventory(
+                name, tuple(Move(**{**move, "synonyms": tuple(move.get("synonyms", ()))}) for move in moves)
+            )
+            for name, moves in json.loads(path.read_text(encoding="utf-8")).items()
+        }
+    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} holds no inventories ({error}): give each move a name") from None
 
 
 def _key(label: str) -> str:

@@ -15,7 +15,7 @@ from gflowdial.dialogue.config import RunConfig, load_config
 
 _CONFIG = "config.yaml"
 _ORIGIN = "origin.json"
-_SEARCHED = ("task", "inventory", "data", "roles", "search")
+_SEARCHED = ("experiment", "task", "inventory", "data", "roles", "search")
 """The settings that search trees depend on."""
 _PACKAGES = ("gflowdial", "torch", "numpy", "transformers", "peft", "accelerate", "scikit-learn", "scipy")
 
@@ -74,24 +74,27 @@ class Run:
         """The settings that the run was begun with."""
         return self.folder / _CONFIG
 
-    def with_trees_of(self, other: "Run") -> None:
-        """Copy the search trees of another run, which was searched with the same settings.
-
+    def check_searched_with(self, config: RunConfig) -> None:
+        """
         Raises:
-            RunError: the other run was searched with other settings, or its search is not done.
+            RunError: the search trees of this run are not those of ``config``.
         """
         for name in _SEARCHED:
-            mine, theirs = getattr(self.config, name), getattr(other.config, name)
+            mine, theirs = getattr(self.config, name), getattr(config, name)
             if mine != theirs:
                 raise RunError(
-                    f"{other.folder} was searched with {name} ({theirs}), not ({mine}): its trees do not fit"
+                    f"{self.folder} was searched with {name} ({mine}), not ({theirs}): its trees do not fit; search "
+                    "anew"
                 )
+
+    def copy_trees(self, other: "Run") -> None:
+        """Take the search trees of another run; see `check_searched_with`."""
         for seed in self.config.seeds:
-            if not other.trees(seed).is_file():
-                raise RunError(f"{other.trees(seed)} is missing: search the seeds of this run there first")
             if not self.trees(seed).exists():
                 self.trees(seed).parent.mkdir(exist_ok=True)
-                shutil.copyfile(other.trees(seed), self.trees(seed))
+                # A killed copy leaves no half of a file under the final name.
+                shutil.copyfile(other.trees(seed), partial := self.trees(seed).with_suffix(".partial"))
+                partial.rename(self.trees(seed))
 
     def trees(self, seed: int) -> Path:
         """The file of a seed's search trees."""
@@ -124,7 +127,8 @@ class Run:
         """
         if (self.folder / f"{name}.json").exists():
             raise RunError(
-                f"{self.folder} has results {name!r} already: they are kept; give these another --name, or begin a new run"
+                f"{self.folder} has results {name!r} already: they are kept; give these another "
+                "--name, or begin a new run"
             )
 
     def _seed(self, seed: int) -> Path:

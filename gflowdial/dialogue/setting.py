@@ -1,15 +1,18 @@
 """From a run's settings to the things they name: conversations, roles, environment, encoder, policies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import Field
+from transformers import PreTrainedModel
 
 from gflowdial.dialogue.config import ConfigError, DataConfig, RunConfig, role_options
 from gflowdial.dialogue.corpus import Corpus, CorpusError
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
-from gflowdial.dialogue.environment import DialogueEnvironment
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import language_model, load_tokenizer
 from gflowdial.dialogue.local import LocalModel, local_roles
 from gflowdial.dialogue.moves import Inventory
@@ -20,6 +23,7 @@ from gflowdial.dialogue.splits import split_by_scene
 from gflowdial.dialogue.task import Task, load_task
 from gflowdial.dialogue.values import Dialogue, Scene
 from gflowdial.estimators.language_model import LanguageModelPolicy
+from gflowdial.search import enumerate_tree
 
 _Item = TypeVar("_Item", Scene, Dialogue)
 
@@ -117,8 +121,8 @@ class Setting:
         for name, found in (("training", train), ("held-out", held_out)):
             if not found:
                 raise ConfigError(
-                    f"data.source: no {name} dialogue has a labelled turn of the {self.task.agent.lower()} that fits in "
-                    f"training.max_tokens, {self.encoder.max_tokens}; name another corpus, or raise it"
+                    f"data.source: no {name} dialogue has a labelled turn of the {self.task.agent.lower()} that fits "
+                    f"in training.max_tokens, {self.encoder.max_tokens}; name another corpus, or raise it"
                 )
         return train, held_out
 
@@ -160,19 +164,43 @@ class Setting:
         self,
         *,
         model: str = "smollm2",
-        max_new_tokens: int = 24,
-        draws: int = 1,
-        temperature: float = 0.0,
+        max_new_tokens: Annotated[int, Field(ge=1)] = 24,
+        draws: Annotated[int, Field(ge=1)] = 1,
+        temperature: Annotated[float, Field(ge=0)] = 0.0,
         seed: int = 0,
     ) -> Roles:
         """A local language model in all roles; see `gflowdial.dialogue.local.local_roles`."""
-        local = LocalModel(*language_model(model, "roles.model", self.config.compute))
+        local = self.local_model(model, "roles.model")
         return local_roles(self.task, self.inventory, local, max_new_tokens, draws, temperature, seed)
+
+    def local_model(self, name: str, key: str) -> LocalModel:
+        """The language model of this name for prompts and replies, loaded once; messages name the setting ``key``."""
+        if name not in self._local_models:
+            self._local_models[name] = LocalModel(*language_model(name, key, self.config.compute))
+        return self._local_models[name]
+
+    @cached_property
+    def _local_models(self) -> dict[str, LocalModel]:
+        return {}
 
     @property
     def is_enumerable(self) -> bool:
         """Whether every history of a scene can be played through."""
         return self.config.roles is not None and self.roles.enumerable
+
+    def check_size(self) -> None:
+        """
+        Raises:
+            ConfigError: the conversations of a scene, whose exact flow is to be computed, are too many to play through.
+        """
+        turns = self.environment.max_turns
+        # Few conversations need no trial.
+        if self.is_enumerable and self.environment.num_actions**turns > 10_000:
+            try:
+                enumerate_tree(self.environment, [DialogueState.begin(self.scenes[1][0])])
+            except ValueError as error:
+                reason = str(error).partition(":")[0]
+                raise ConfigError(f"roles.max_turns: {turns} turns are too many ({reason}); lower it") from None
 
     @cached_property
     def environment(self) -> DialogueEnvironment:
@@ -204,14 +232,18 @@ class Setting:
     def untrained(self, run: Run, seed: int) -> LearnedPolicy:
         """A policy before training: it is the language model's own prior."""
         adapter = self.config.adapter
-        model = LanguageModelPolicy.with_lora(
-            self._base(run, seed),
-            self.encoder.names,
-            rank=adapter.rank,
-            alpha=adapter.alpha,
-            attention=self.config.training.attention,
-        )
-        return LearnedPolicy(model, self.encoder)
+
+        def build(base: PreTrainedModel) -> LearnedPolicy:
+            model = LanguageModelPolicy.with_lora(
+                base,
+                self.encoder.names,
+                rank=adapter.rank,
+                alpha=adapter.alpha,
+                attention=self.config.training.attention,
+            )
+            return LearnedPolicy(model, self.encoder)
+
+        return self._on_base(run, seed, build)
 
     def learned(self, run: Run, seed: int, method: str) -> LearnedPolicy:
         """A trained policy of the run.
@@ -225,14 +257,19 @@ class Setting:
                 f"{folder} holds no policy: train it first, or choose among the run's seeds "
                 f"({', '.join(map(str, run.config.seeds))}) and methods ({', '.join(run.config.training.methods)})"
             )
-        base = self._base(run, seed)
-        return LearnedPolicy.from_pretrained(folder, base, attention=self.config.training.attention)
+        attention = self.config.training.attention
+        return self._on_base(run, seed, lambda base: LearnedPolicy.from_pretrained(folder, base, attention=attention))
 
-    def _base(self, run: Run, seed: int) -> Any:
-        """A fresh copy of the language model that policies of this seed stand on."""
+    def _on_base(self, run: Run, seed: int, build: Callable[[PreTrainedModel], LearnedPolicy]) -> LearnedPolicy:
+        """A policy on the seed's language model: on the copy that plays the roles, or a fresh one."""
         model = self.config.model
         name = str(run.base(seed)) if model.kind == "tiny" else model.name
-        return language_model(name, "model.name", self.config.compute)[0]
+        # A second policy on one copy would put its adapter on top of the first one's.
+        local = self._local_models.pop(name, None)
+        policy = build(local.model if local else language_model(name, "model.name", self.config.compute)[0])
+        if local:
+            local.lend = policy.model.lent
+        return policy
 
 
 def _split(items: Sequence[_Item], data: DataConfig) -> list[list[_Item]]:

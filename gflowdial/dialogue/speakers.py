@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from secrets import randbits
 
-from gflowdial.dialogue.language_models import language_model
-from gflowdial.dialogue.local import LocalModel
 from gflowdial.dialogue.local.roles import LocalAgent
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.roles import Agent
@@ -48,7 +46,6 @@ def speaker_of(setting: Setting) -> Speaker:
     else:
         assert model.kind == "pretrained"
         name, key = model.name, "model.name"
-    local = LocalModel(*language_model(name, key, config.compute))
     writing = {"max_new_tokens": 60, "temperature": 0.7, "whole_sentences": True, "seed": randbits(32)}
-    agent = LocalAgent(setting.task, setting.inventory, local, **writing)
+    agent = LocalAgent(setting.task, setting.inventory, setting.local_model(name, key), **writing)
     return Speaker(agent, f"Replies are written by the language model {name}, sampled anew each time.")

@@ -253,7 +253,7 @@ def load_task(name: str) -> Task:
         TaskError: there is no such module, or no such task in it.
     """
     module, colon, attribute = name.partition(":")
-    if not colon:
+    if not colon or not all(part.isidentifier() for part in [*module.split("."), attribute]):
         raise TaskError(f"task {name!r} must read module:object, for instance haggling:TASK")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

@@ -33,11 +33,12 @@ def train_all(run: Run, report: Report) -> None:
     """
     config = run.config
     setting = Setting.of(run)
+    # Whatever is wrong with the input shows before the first hour of training, and before anything is written.
+    found = [read_run_trees(run, setting, s) for s in config.seeds] if config.experiment == "conversation" else []
     if config.model.kind == "tiny" and setting.task.tokenizer is None and not setting.own_tokenizer.is_dir():
         _whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
-    # Whatever is wrong with the input shows before the first hour of training, and before anything is written.
-    for seed in config.seeds if config.experiment == "conversation" else config.seeds[:1]:
-        _check_lengths(examples(run, setting, seed), setting)
+    for trees in found or [examples(run, setting, config.seeds[0])]:
+        _check_lengths(trees, setting)
     bases = [seed for seed in config.seeds if config.model.kind == "tiny" and not run.base(seed).is_dir()]
     policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
     total = len(bases) + len(policies)

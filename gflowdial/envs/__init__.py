@@ -10,21 +10,6 @@ from gflowdial.envs.perfect_tree import PerfectTree
 from gflowdial.envs.sets import SetBuilding
 from gflowdial.envs.stop_anywhere import StopAnywhere
 
-__all__ = [
-    "AppendBits",
-    "BitSequences",
-    "Dialogue",
-    "Environment",
-    "GraphEnvironment",
-    "Hypergrid",
-    "InsertBits",
-    "PerfectTree",
-    "SetBuilding",
-    "StateGraph",
-    "StateSpace",
-    "StopAnywhere",
-    "StoppingEnvironment",
-    "TurnRewards",
-    "enumerate_states",
-    "random_modes",
-]
+__all__ = ["Environment", "StateSpace", "StoppingEnvironment", "TurnRewards"]
+__all__ += ["AppendBits", "BitSequences", "Dialogue", "GraphEnvironment", "Hypergrid", "InsertBits", "PerfectTree"]
+__all__ += ["SetBuilding", "StateGraph", "StopAnywhere", "enumerate_states", "random_modes"]

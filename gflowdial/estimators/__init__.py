@@ -11,16 +11,5 @@ from gflowdial.estimators.tabular import TabularFlow
 from gflowdial.estimators.trunks import MLPTrunk, TransformerTrunk, Trunk
 from gflowdial.numerics import masked_log_softmax
 
-__all__ = [
-    "FlowEstimates",
-    "FlowEstimator",
-    "MLPTrunk",
-    "NetworkFlow",
-    "NetworkLogZ",
-    "StateSpace",
-    "TabularFlow",
-    "TabularLogZ",
-    "TransformerTrunk",
-    "Trunk",
-    "masked_log_softmax",
-]
+__all__ = ["FlowEstimates", "FlowEstimator", "MLPTrunk", "NetworkFlow", "NetworkLogZ", "StateSpace", "TabularFlow"]
+__all__ += ["TabularLogZ", "TransformerTrunk", "Trunk", "masked_log_softmax"]

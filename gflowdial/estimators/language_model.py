@@ -1,8 +1,8 @@
 """A policy and its flows on one causal language model. Needs the extra ``lm``."""
 
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +98,7 @@ class LanguageModelPolicy(nn.Module):
         self.continuations = self._trie.shared[1:]
         self.language_model: Any = language_model
         self.attention: Attention = attention
+        self._own_attention: str = self._causal_lm().config._attn_implementation
         attend_along(self._causal_lm(), attention)
         copied = reference and not isinstance(language_model, PeftModel)
         self.reference_model = deepcopy(language_model).requires_grad_(False) if copied else None
@@ -164,6 +165,20 @@ class LanguageModelPolicy(nn.Module):
         with self.language_model.disable_adapter() if adapted else nullcontext():
             states = self._states(self._causal_lm() if adapted else self.reference_model, packed)
         return self._log_policy(states, self.reference_head, None)
+
+    @contextmanager
+    def lent(self) -> Iterator[Any]:
+        """The language model as it was before the policy took it, for as long as the context lasts.
+
+        The adapter is off and the attention is the model's own, so that one copy in memory writes replies too.
+        """
+        model = self._causal_lm()
+        with self.language_model.disable_adapter() if isinstance(self.language_model, PeftModel) else nullcontext():
+            model.set_attn_implementation(self._own_attention)
+            try:
+                yield model
+            finally:
+                attend_along(model, self.attention)
 
     def activation_checkpointing_enable(self, **settings: Any) -> None:
         """Compute each layer's activations anew in the backward pass: slower, in a fraction of the memory.

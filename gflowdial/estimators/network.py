@@ -1,5 +1,8 @@
 """A flow estimator that reads features of states: one or several trunks, and a linear head for each answer."""
 
+from collections.abc import Callable
+from typing import cast
+
 from torch import nn
 
 from gflowdial.envs.environment import StateSpace
@@ -51,29 +54,31 @@ class NetworkFlow(nn.Module):
         """Everything about ``states``; each trunk runs once."""
         features = self._features(states)
         read = self.trunk(features)
-        log_pf = masked_log_softmax(self.forward_head(read), self.space.forward_mask(states))
-        if self.backward_head is None:
-            log_pb = self._uniform_log_pb(states)
-        else:
-            read_backward = read if self.backward_trunk is self.trunk else self.backward_trunk(features)
-            log_pb = masked_log_softmax(self.backward_head(read_backward), self.space.backward_mask(states))
-        read_flow = read if self.flow_trunk is self.trunk else self.flow_trunk(features)
-        return FlowEstimates(log_pf, log_pb, self.flow_head(read_flow).squeeze(1))
+
+        def read_by(trunk: Trunk) -> Tensor:
+            return read if trunk is self.trunk else cast(Tensor, trunk(features))
+
+        log_pf = self._log_pf(read, states)
+        log_pb = self._log_pb(lambda: read_by(self.backward_trunk), states)
+        return FlowEstimates(log_pf, log_pb, self.flow_head(read_by(self.flow_trunk)).squeeze(1))
 
     def forward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
         """log P_F of ``states``."""
-        scores = self.forward_head(self.trunk(self._features(states)))
-        return masked_log_softmax(scores, self.space.forward_mask(states))
+        return self._log_pf(self.trunk(self._features(states)), states)
 
     def backward_policy(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states actions"]:
         """log P_B of ``states``."""
-        if self.backward_head is None:
-            return self._uniform_log_pb(states)
-        scores = self.backward_head(self.backward_trunk(self._features(states)))
-        return masked_log_softmax(scores, self.space.backward_mask(states))
+        return self._log_pb(lambda: self.backward_trunk(self._features(states)), states)
 
-    def _uniform_log_pb(self, states: Tensor) -> Tensor:
-        return uniform_log_probabilities(self.space.backward_mask(states), self.forward_head.weight.dtype)
+    def _log_pf(self, read: Tensor, states: Tensor) -> Tensor:
+        return masked_log_softmax(self.forward_head(read), self.space.forward_mask(states))
+
+    def _log_pb(self, read: Callable[[], Tensor], states: Tensor) -> Tensor:
+        # A uniform P_B reads nothing.
+        mask = self.space.backward_mask(states)
+        if self.backward_head is None:
+            return uniform_log_probabilities(mask, self.forward_head.weight.dtype)
+        return masked_log_softmax(self.backward_head(read()), mask)
 
     def _features(self, states: Tensor) -> Tensor:
         return self.space.features(states).to(self.forward_head.weight.dtype)

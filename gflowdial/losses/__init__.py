@@ -20,7 +20,7 @@ from gflowdial.losses.inputs import require_finite
 from gflowdial.losses.likelihood import behaviour_cloning, maximum_likelihood
 from gflowdial.losses.modified import modified_detailed_balance, modified_subtrajectory_balance
 from gflowdial.losses.penalties import huber, linex, log_cosh, squared
-from gflowdial.losses.reading import LOSSES, Loss, Reading, Sum, inputs_of, loss_named, loss_on, reads
+from gflowdial.losses.reading import LOSSES, Loss, Reading, Sum, inputs_of, loss_on
 from gflowdial.losses.relative import relative_subtrajectory_balance, relative_trajectory_balance
 from gflowdial.losses.reweighted import clipped_trajectory_balance, length_normalised_trajectory_balance
 from gflowdial.losses.stochastic import dynamics_likelihood, expected_detailed_balance, stochastic_detailed_balance
@@ -47,13 +47,11 @@ __all__ = [
     "linex",
     "log_cosh",
     "log_partition_variance",
-    "loss_named",
     "loss_on",
     "maximum_likelihood",
     "modified_detailed_balance",
     "modified_subtrajectory_balance",
     "ranking_hinge",
-    "reads",
     "reference_kl",
     "relative_subtrajectory_balance",
     "relative_trajectory_balance",

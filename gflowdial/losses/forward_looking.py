@@ -1,8 +1,8 @@
 """Forward-looking balance: turns pay part of log R as they are taken, and the flow learns only what is still to come.
 
 What is learned is F̃, with ``F(s) = F̃(s)·exp(Σ log_turn_reward over root→s)``. At a leaf it is replaced by the part of
-``log_reward`` that the turns have not paid, ``log R - Σ log_turn_reward over root→leaf``: 0 if they pay all. The target is that of the plain
-losses, R, however the turns share it out; what changes is what has to be learned.
+``log_reward`` that the turns have not paid, ``log R - Σ log_turn_reward over root→leaf``: 0 if they pay all. The target
+is that of the plain losses, R, however the turns share it out; what changes is what has to be learned.
 """
 
 from gflowdial.forest import Forest

@@ -12,7 +12,13 @@ from gflowdial.numerics import check_vector, first_true, precise_dtype
 from gflowdial.shapes import Float, Tensor
 
 Place = Literal["node", "edge", "leaf", "tree"]
-COUNTS = {"node": "num_nodes", "edge": "num_edges", "leaf": "num_leaves", "tree": "num_trees"}
+# Of each place: how many there are, the node of each (None: the nodes themselves), and what the node is called.
+PLACES: dict[Place, tuple[str, str | None, str]] = {
+    "node": ("num_nodes", None, "node"),
+    "edge": ("num_edges", "edge_child", "the edge into node"),
+    "leaf": ("num_leaves", "leaves", "the leaf, node"),
+    "tree": ("num_trees", "roots", "its root is node"),
+}
 _finite_required = ContextVar("finite_required", default=False)
 
 
@@ -47,17 +53,13 @@ def check(name: str, values: Tensor, forest: Forest, place: Place) -> None:
     Raises:
         ValueError: as `lift`, for callers that lift the values later.
     """
-    length: int = getattr(forest, COUNTS[place])
+    count, nodes, what = PLACES[place]
 
     def locate(index: int) -> str:
-        nodes = {"edge": forest.edge_child, "leaf": forest.leaves, "tree": forest.roots}.get(place)
-        node = index if nodes is None else int(nodes[index])
-        what = {"node": "node", "edge": "the edge into node", "leaf": "the leaf, node", "tree": "its root is node"}[
-            place
-        ]
+        node = index if nodes is None else int(getattr(forest, nodes)[index])
         return f"tree {int(forest.tree[node])}, {what} {node}"
 
-    check_vector(name, values, length, place)
+    check_vector(name, values, getattr(forest, count), place)
     check_finite_if_required(name, values, locate)
 
 

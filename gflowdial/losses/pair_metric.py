@@ -32,16 +32,11 @@ def pair_metric(forest: Forest, decay: float, pair_weight: PairWeight) -> Metric
         ValueError: if ``decay`` is outside (0, 1] or ``pair_weight`` is unknown.
     """
     # The one place where a loss goes by layout: a chain has one leaf, so that both weights are the same on a table.
-    if isinstance(forest.layout, Table) and _scans_rows(forest.layout, decay, forest.device):
+    if isinstance(forest.layout, Table) and forest.layout.size > 1 and 0 < decay <= 1:
         _checked_pair_weight(pair_weight)
-        return TablePairs.of(forest.layout, forest, decay)
+        if decay == 1 or forest.layout.size <= MOST_BLOCKS * widest_block(decay, precise_dtype(forest.device)):
+            return TablePairs.of(forest.layout, forest, decay)
     return Pairs(forest, pair_measure(forest, decay, pair_weight))
-
-
-def _scans_rows(table: Table, decay: float, device: torch.device) -> bool:
-    if not 0 < decay <= 1 or table.size < 2:
-        return False
-    return decay == 1 or table.size <= MOST_BLOCKS * widest_block(decay, precise_dtype(device))
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ class StepResiduals:
         at_node = self.forest.divergence(fall)
         at_leaf = at_node[self.forest.leaves].to(log_reward.dtype) if wanted[3] else None
         # log F at leaves was overwritten: no gradient reaches it.
-        self.forest.set_leaves_(at_node, at_node.new_zeros(()))
+        self.forest.clear_leaves_(at_node)
         return at_node.to(log_flow.dtype), *_of_actions(fall.to(_common(log_pf, log_pb)), log_pf, log_pb), at_leaf
 
 

@@ -11,25 +11,11 @@ if TYPE_CHECKING:
     from gflowdial.metrics.evidence import elbo, eubo, log_weights
     from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias, strategy_preferences
 
-__all__ = [
-    "accuracy",
-    "elbo",
-    "eubo",
-    "jensen_shannon_divergence",
-    "kl_divergence",
-    "l1_distance",
-    "log_weights",
-    "macro_f1",
-    "modes_found",
-    "pearson",
-    "preference_bias",
-    "spearman",
-    "strategy_preferences",
-    "top_k",
-    "top_k_diversity",
-    "top_k_log_reward",
-    "total_variation",
-]
+__all__ = ["pearson", "spearman"]
+__all__ += ["modes_found", "top_k", "top_k_diversity", "top_k_log_reward"]
+__all__ += ["jensen_shannon_divergence", "kl_divergence", "l1_distance", "total_variation"]
+__all__ += ["elbo", "eubo", "log_weights"]
+__all__ += ["accuracy", "macro_f1", "preference_bias", "strategy_preferences"]
 
 __getattr__, __dir__ = lazy_face(
     __name__,

@@ -14,6 +14,7 @@ import torch
 
 from gflowdial import segments
 from gflowdial.metrics.groups import grouped, precise
+from gflowdial.numerics import check_finite, first_true
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -36,12 +37,7 @@ def pearson(
     log_p = precise("log_p", log_p, len(log_p))
     log_reward = precise("log_reward", log_reward, len(log_p))
     for name, values in (("log_p", log_p), ("log_reward", log_reward)):
-        if not bool(values.isfinite().all()):
-            outcome = int(torch.nonzero(~values.isfinite())[0])
-            raise ValueError(
-                f"{name} must be finite; {name}[{outcome}] is {float(values[outcome])}. "
-                "Leave out outcomes that cannot be reached, or use spearman."
-            )
+        check_finite(name, values, " Leave out outcomes that cannot be reached, or use spearman.")
     return _correlation(log_p, log_reward, grouped(log_p, groups))
 
 
@@ -61,8 +57,8 @@ def spearman(
     log_p = precise("log_p", log_p, len(log_p))
     log_reward = precise("log_reward", log_reward, len(log_p))
     for name, values in (("log_p", log_p), ("log_reward", log_reward)):
-        if bool(values.isnan().any()):
-            raise ValueError(f"{name}[{int(torch.nonzero(values.isnan())[0])}] is NaN, which has no rank.")
+        if (outcome := first_true(values.isnan())) is not None:
+            raise ValueError(f"{name}[{outcome}] is NaN, which has no rank.")
     groups = grouped(log_p, groups)
     return _correlation(_ranks(log_p, groups), _ranks(log_reward, groups), groups)
 

@@ -13,6 +13,7 @@ import torch
 
 from gflowdial import segments
 from gflowdial.metrics.groups import grouped, precise
+from gflowdial.numerics import first_true
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -72,9 +73,7 @@ def _distributions(log_p: Tensor, log_q: Tensor, groups: Segments | None) -> tup
     groups = grouped(log_p, groups)
     for name, log in (("log_p", log_p), ("log_q", log_q)):
         total = segments.sum(log.exp(), groups)
-        off = ~((total - 1).abs() <= _TOLERANCE)
-        if bool(off.any()):
-            group = int(torch.nonzero(off)[0])
+        if (group := first_true(~((total - 1).abs() <= _TOLERANCE))) is not None:
             raise ValueError(
                 f"{name} must be log-probabilities; those of group {group} sum to {float(total[group]):.6g}. "
                 "Normalise them over all outcomes: log R - log Z, for a reward."

@@ -2,7 +2,7 @@
 
 import torch
 
-from gflowdial.numerics import precise_dtype
+from gflowdial.numerics import check_length, first_true, precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -17,8 +17,8 @@ def grouped(values: Float[Tensor, " items"], groups: Segments | None) -> Segment
         groups = Segments.from_ids(torch.zeros(len(values), dtype=torch.int64, device=values.device), 1)
     if len(groups.ids) != len(values):
         raise ValueError(f"groups must say of each of {len(values)} items where it belongs; got {len(groups.ids)}.")
-    if bool((groups.sizes == 0).any()):
-        raise ValueError(f"group {int(torch.nonzero(groups.sizes == 0)[0])} is empty: there is nothing to measure.")
+    if (group := first_true(groups.sizes == 0)) is not None:
+        raise ValueError(f"group {group} is empty: there is nothing to measure.")
     return groups
 
 
@@ -28,6 +28,5 @@ def precise(name: str, values: Tensor, count: int) -> Float[Tensor, " outcomes"]
     Raises:
         ValueError: if there is another number of them.
     """
-    if values.shape != (count,):
-        raise ValueError(f"{name} must have one entry per outcome, shape [{count}]; got {list(values.shape)}.")
+    check_length(name, values, count, "outcome")
     return values.to(precise_dtype(values.device))

@@ -11,7 +11,7 @@ import torch
 
 from gflowdial.envs.environment import Environment
 from gflowdial.forest import Forest
-from gflowdial.numerics import distinct
+from gflowdial.numerics import distinct, first_true
 from gflowdial.sampling.trajectories import Trajectories
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -95,9 +95,7 @@ def sample_backward(
         ValueError: if a state is not terminal, the policy gives no distribution over the valid actions of a state that
             was visited, or a trajectory leads back to a state that is not among ``environment.initial_states``.
     """
-    unfinished = environment.forward_mask(states).any(1)
-    if bool(unfinished.any()):
-        row = int(unfinished.nonzero()[0])
+    if (row := first_true(environment.forward_mask(states).any(1))) is not None:
         raise ValueError(f"states[{row}] is not terminal: {states[row].tolist()}.")
     walk = _walk(states, environment.backward_mask, environment.step_back, policy, lambda log_p, _: log_p, generator)
     forest, flat, actions = _laid_out(walk, backward=True)
@@ -177,8 +175,7 @@ def _gumbel(log_p: Float[Tensor, "states actions"], generator: torch.Generator) 
 def _check(asked: list[Tensor], log_p: Tensor, mask: Tensor) -> None:
     """Refuse what is no policy, for a whole walk at once."""
     fine = (mask | (log_p == -torch.inf)).all(1) & (log_p.amax(1) > -torch.inf)
-    if not bool(fine.all()):
-        at = int((~fine).nonzero()[0])
+    if (at := first_true(~fine)) is not None:
         raise ValueError(
             "the policy gives no distribution over the valid actions of state "
             f"{torch.cat(asked)[at].tolist()}: it must give log-probabilities, not NaN, and -inf at invalid actions; "
@@ -216,7 +213,6 @@ def _condition(environment: Environment, roots: Tensor) -> Int[Tensor, " trees"]
     """Which initial state each root is."""
     same = (roots[:, None] == environment.initial_states).all(2)
     known, condition = same.max(1)
-    if not bool(known.all()):
-        row = int((~known).nonzero()[0])
+    if (row := first_true(~known)) is not None:
         raise ValueError(f"no action leads back from {roots[row].tolist()}, yet it is no initial state.")
     return condition

@@ -60,14 +60,14 @@ def enumerate_tree(
                 states.append(answer.state)
                 nodes.append((node, taken, answer.reward, answer.ended, False, log_chance, rewards))
     parents, taken_actions, rewards_in, ends, by_chance, log_chances, earned = zip(*nodes, strict=True)
+    forest = Forest.from_parents(torch.tensor(parents))
     returns = np.zeros(len(nodes))
-    for leaf in np.flatnonzero(ends):
+    for leaf in forest.leaves.tolist():
         returns[leaf] = environment.trajectory_return(earned[leaf], states[leaf])
     check_finite("return", returns)
     log_prior = np.full((len(nodes), environment.num_actions), np.nan)
     for level, prior in priors:
         log_prior[level] = prior
-    forest = Forest.from_parents(torch.tensor(parents))
     levels = SearchTree(
         forest=forest,
         states=tuple(states),

@@ -209,9 +209,8 @@ class _Trees(Generic[State]):
             if step:
                 log_prior = ask_prior(self.environment, before)
             action = sample(np.exp(log_prior), actions[running, step])
-            transitions = take_step(
-                self.environment, before, action, chance[running, step] if self.stochastic else None
-            )
+            uniforms = chance[running, step] if self.stochastic else None
+            transitions = take_step(self.environment, before, action, uniforms)
             for row, transition in zip(running, transitions, strict=True):
                 states[row] = transition.state
                 rewards[row].append(transition.reward)

@@ -122,45 +122,36 @@ def _is(kind: type, value: Any) -> bool:
 
 def _faults(record: dict[str, Any]) -> Iterator[tuple[NDArray[np.bool_], str]]:
     """Where nodes break a rule, and which. A rule is asked where those before it hold, and may rely on them."""
-    column = {name: np.array(record[name]) for name in _KINDS}
-    parent, action, log_chance = column["parent"], column["action"], column["log_chance"]
-    ended, expanded, chance = column["ended"], column["expanded"], column["chance"]
-    node, priors = np.arange(len(parent)), record["log_prior"]
-    root = node == 0
-    yield root & (parent != -1), "the first node is the root and has parent -1, not {parent}"
-    yield (
-        ~root & ((parent < 0) | (parent >= node)),
-        ("parent {parent} makes no tree: every node but the first has one of the nodes before it"),
-    )
-    yield root & (ended | chance | ~expanded | (action != -1)), "the root is expanded, has action -1 and has not ended"
+    names = ("parent", "action", "visits", "log_chance", "ended", "expanded", "chance")
+    parent, action, visits, log_chance, ended, expanded, chance = (np.array(record[name]) for name in names)
+    priors = record["log_prior"]
+    asked = np.array([prior is not None for prior in priors])
+    node, acts = np.arange(len(parent)), ~ended & ~chance
+    inner = node > 0
+    yield ~inner & (parent != -1), "the first node is the root and has parent -1, not {parent}"
+    no_tree = inner & ((parent < 0) | (parent >= node))
+    yield no_tree, "parent {parent} makes no tree: every node but the first has one of the nodes before it"
+    yield ~inner & ~(acts & expanded & (action == -1)), "the root is expanded, has action -1 and has not ended"
     # The root stands in for its own parent: it breaks none of the rules about parents.
     above = np.maximum(parent, 0)
     yield ended[above], "its parent {parent} has ended"
     yield ended & chance, "a chance node has not ended"
     yield expanded & ~expanded[above], "it is expanded, and its parent {parent} is not"
-    yield column["visits"] < 1, "visits is {visits}, below 1"
-    acts = ~ended & ~chance
-    asked = np.array([prior is not None for prior in priors])
+    yield visits < 1, "visits is {visits}, below 1"
     yield asked & ~acts, "log_prior must be null where the node ended or chance moves"
     yield ~asked & acts & expanded, "log_prior is null at a node that is expanded and acts"
     size = len(priors[0]) if isinstance(priors[0], list) else 0
-    yield (
-        np.array([prior is not None and not _is_prior(prior, size) for prior in priors]),
-        (f"log_prior must be {size} log-probabilities (null: forbidden) whose probabilities sum to 1"),
-    )
+    wrong = np.array([prior is not None and not _is_prior(prior, size) for prior in priors])
+    yield wrong, f"log_prior must be {size} log-probabilities (null: forbidden) whose probabilities sum to 1"
     outcome = chance[above]
-    yield (
-        outcome & (chance | (action != -1) | (log_chance > 0)),
-        ("an outcome of chance has action -1, chance false and a log_chance of 0 or less"),
-    )
+    answers = ~chance & (action == -1) & (log_chance <= 0)
+    yield outcome & ~answers, "an outcome of chance has action -1, chance false and a log_chance of 0 or less"
     yield ~outcome & (log_chance != 0), "log_chance is {log_chance}: it must be 0, since its parent is no chance node"
-    taken = ~root & ~outcome
+    taken = inner & ~outcome
     yield taken & ~asked[above], "its parent {parent} has no prior"
     yield taken & ((action < 0) | (action >= size)), f"unknown action {{action}}: there are {size}"
-    yield (
-        np.array([t and priors[p][a] is None for t, p, a in zip(taken, above, action, strict=True)]),
-        ("action {action} is forbidden by the prior of its parent {parent}"),
-    )
+    forbidden = [t and priors[p][a] is None for t, p, a in zip(taken, above, action, strict=True)]
+    yield np.array(forbidden), "action {action} is forbidden by the prior of its parent {parent}"
     _, first = np.unique(above * (size + 1) + action + 1, return_index=True)
     yield taken & ~np.isin(node, first), "its parent {parent} has two children by action {action}"
     total = np.bincount(above, np.exp(log_chance) * outcome, len(node))

@@ -7,7 +7,8 @@ import torch
 
 from gflowdial.envs.environment import Environment
 from gflowdial.estimators.flow_estimator import FlowEstimator
-from gflowdial.losses import Loss, loss_named, loss_on
+from gflowdial.losses import Loss, loss_on
+from gflowdial.losses.reading import loss_named
 from gflowdial.replay import Replay
 from gflowdial.sampling import Policy, Trajectories, read_trajectories, sample_backward, sample_forward
 

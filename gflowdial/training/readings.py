@@ -44,13 +44,19 @@ def read_trees(output: PolicyOutput, batch: TreeBatch) -> Reading:
     """
     forest, child = batch.forest, batch.forest.edge_child
     row, action = batch.row[forest.edge_parent], batch.action[child]
-    outcome = batch.chance[forest.edge_parent]
+    outcome = None if batch.log_chance is None else batch.chance[forest.edge_parent]
 
     def restricted(log_p: Tensor) -> Float[Tensor, "reads actions"]:
         return log_p if batch.allowed is None else masked_log_softmax(log_p, batch.allowed)
 
     def taken(log_p: Tensor) -> Float[Tensor, " edges"]:
+        if outcome is None or batch.log_chance is None:
+            return log_p[row, action]
         return torch.where(outcome, batch.log_chance[child], log_p[row, action])
+
+    def chosen(x: Tensor) -> Float[Tensor, " edges"]:
+        """``x`` at each edge, 0 at outcomes of chance, which no policy chooses."""
+        return x[child] if outcome is None else x[child].masked_fill(outcome, 0.0)
 
     @cache
     def log_state_flow() -> Float[Tensor, " nodes"]:
@@ -78,13 +84,13 @@ def read_trees(output: PolicyOutput, batch: TreeBatch) -> Reading:
         "log_pb": None,
         "log_reward": batch.log_reward,
         "log_turn_reward": lambda: batch.log_turn_reward[child],
-        "visits": lambda: batch.visits[child].masked_fill(outcome, 0.0),
+        "visits": lambda: chosen(batch.visits),
         "group": lambda: torch.arange(forest.num_trees, device=forest.device),
         "chance": batch.chance,
         "log_policy": lambda: restricted(output.log_policy)[acting()[0]],
         "tree": lambda: Segments.from_ids(forest.tree[acting()[1]], forest.num_trees),
         "log_value": lambda: log_flow()[child],
-        "search_value": lambda: batch.log_q[child].masked_fill(outcome, 0.0),
+        "search_value": lambda: chosen(batch.log_q),
     }
     reference = batch.log_reference
     if reference is not None:

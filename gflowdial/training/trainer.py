@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gflowdial.estimators.language_model import LanguageModelPolicy
-from gflowdial.losses import Loss, inputs_of, loss_named, loss_on
+from gflowdial.losses import Loss, inputs_of, loss_on
+from gflowdial.losses.reading import loss_named
 from gflowdial.search.tree import SearchTree
 from gflowdial.training.readings import read_trees
 from gflowdial.training.trees import EncodedTree, TreeBatch, TreeCollator, Untried

@@ -59,8 +59,8 @@ class TreeBatch:
         log_reward: ``[leaves]`` log R = G/τ.
         log_turn_reward: ``[nodes]`` what the turn on the edge into a node earned, by τ.
         chance: ``[nodes]`` whether the world moves at a node; such a node is not read.
-        log_chance: ``[nodes]`` log-probability of the outcome that led to a node among those that were seen; 0
-            elsewhere.
+        log_chance: ``[nodes]`` log-probability of the outcome that led to a node among those that were seen, 0
+            elsewhere; None where the world moves nowhere.
         tried: ``[reads, actions]`` which actions have a child in the forest.
         allowed: ``[reads, actions]`` which actions the prior does not exclude; None where it excludes none.
         masked: whether P_F is normalised over the tried actions, as ``untried="masked"`` has it.
@@ -76,7 +76,7 @@ class TreeBatch:
     log_reward: Float[Tensor, " leaves"]
     log_turn_reward: Float[Tensor, " nodes"]
     chance: Bool[Tensor, " nodes"]
-    log_chance: Float[Tensor, " nodes"]
+    log_chance: Float[Tensor, " nodes"] | None
     tried: Bool[Tensor, "reads actions"]
     allowed: Bool[Tensor, "reads actions"] | None
     masked: bool
@@ -150,16 +150,21 @@ class TreeCollator:
             raise ValueError("no trees to batch")
         whole = SearchTree.merge([each.tree for each in trees])
         forest, action, log_prior = whole.forest, whole.action, whole.log_prior
+        parent, child = forest.edge_parent, forest.edge_child
         read = self.reads(whole)
         tokens = [segment for each in trees for segment in each.tokens]
         packed = pack_prefixes(forest.parent.tolist(), tokens, read.tolist(), self.branch, self.continuations)
-        row = torch.full_like(forest.parent, -1).masked_scatter_(read, torch.arange(len(packed.node)))
-        taken = action >= 0
-        tried = log_prior.new_zeros((len(packed.node), whole.num_actions), dtype=torch.bool)
-        tried[row[forest.parent[taken]], action[taken]] = True
+        row = torch.full_like(forest.parent, -1).index_copy_(0, packed.node, torch.arange(len(packed.node)))
+        has_chance = bool(whole.chance.any())
+        if has_chance:
+            # No action leads to an outcome of chance.
+            parent, child = (edges[action[forest.edge_child] >= 0] for edges in (parent, child))
+        tried = torch.zeros(len(packed.node), whole.num_actions, dtype=torch.bool)
+        tried[row[parent], action[child]] = True
         # A prior that was not asked is NaN and excludes nothing.
         allowed = log_prior[packed.node] != -torch.inf
-        if bool((tried & ~allowed).any()):
+        everything = bool(allowed.all())
+        if not everything and bool((tried & ~allowed).any()):
             raise ValueError("a tree took an action that its prior excludes: search its scene anew")
         nodes = {
             "row": row,
@@ -168,8 +173,9 @@ class TreeCollator:
             "log_q": whole.value / self.temperature,
             "log_turn_reward": (whole.reward / self.temperature).float(),
             "chance": whole.chance,
-            "log_chance": _among_seen(whole).float(),
         }
+        if has_chance:
+            nodes["log_chance"] = _among_seen(whole.log_chance, whole.chance, forest).float()
         if self.untried == "floor":
             acting = (forest.num_children[packed.node] > 0)[:, None]
             state, untried = (acting & ~tried & allowed).nonzero(as_tuple=True)
@@ -188,21 +194,16 @@ class TreeCollator:
             forest=forest,
             log_reward=nodes["log_q"][forest.leaves],
             tried=tried,
-            allowed=None if bool(allowed.all()) else allowed,
+            allowed=None if everything else allowed,
             masked=self.untried == "masked",
             log_reference=torch.cat(references).float() if len(references) == len(trees) else None,
+            log_chance=nodes.pop("log_chance", None),
             **nodes,
         )
 
 
-def _among_seen(tree: SearchTree[Any]) -> Float[Tensor, " nodes"]:
-    """log P of each outcome of chance among the outcomes that the tree holds; 0 elsewhere."""
-    if not bool(tree.chance.any()):
-        return tree.log_chance
-    forest = tree.forest
-    parent = forest.edge_parent
-    log_chance = tree.log_chance[forest.edge_child]
-    log_total = segments.logsumexp(log_chance, Segments.from_ids(parent, forest.num_nodes))[parent]
-    return tree.log_chance.index_copy(
-        0, forest.edge_child, torch.where(tree.chance[parent], log_chance - log_total, 0.0)
-    )
+def _among_seen(log_chance: Tensor, chance: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:
+    """log P of each outcome of chance among the outcomes that the trees hold; 0 elsewhere."""
+    parent, child = forest.edge_parent, forest.edge_child
+    log_total = segments.logsumexp(log_chance[child], Segments.from_ids(parent, forest.num_nodes))[parent]
+    return log_chance.index_copy(0, child, torch.where(chance[parent], log_chance[child] - log_total, 0.0))

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
+from refusals import contents, settings_file
 
 from gflowdial.dialogue.cli import main
 
+__all__ = ["LABELS", "SETTINGS", "TASK", "config_file", "contents", "run"]
 TASK = "examples.aflow_esc.task:TASK"
 SETTINGS: dict[str, Any] = {
     "experiment": "conversation",
@@ -30,17 +31,9 @@ LABELS: dict[str, Any] = {**SETTINGS, "experiment": "labels", "seeds": [0], "inv
 
 def config_file(folder: Path, settings: dict[str, Any] = SETTINGS, **sections: Any) -> Path:
     """The settings, with ``sections`` replaced (None leaves one out), as a file."""
-    path = folder / "mini.yaml"
-    kept = {key: value for key, value in {**settings, **sections}.items() if value is not None}
-    path.write_text(yaml.safe_dump(kept))
-    return path
+    return settings_file(folder, {**settings, **sections})
 
 
 def run(command: str, *arguments: object) -> int:
     """The exit code of a command."""
     return main([command, *map(str, arguments)], task=TASK, prog="python -m examples.aflow_esc")
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """Everything in a folder, to be compared; None stands for a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

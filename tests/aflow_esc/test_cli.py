@@ -7,22 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from miniature import LABELS, SETTINGS, config_file, contents, run
+import refusals
+from miniature import LABELS, SETTINGS, config_file, run
+
+from gflowdial.dialogue.cli import main
 
 Corrupt = Callable[[str], str]
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, message: str, command: str, *arguments: object) -> None:
     """The command ends with 2 and the message, and leaves everything in ``folder`` as it is."""
-    before = contents(folder)
-    capsys.readouterr()
-    assert run(command, *arguments) == 2
-    printed = capsys.readouterr()
-    last = printed.err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
-    assert "Traceback" not in printed.err
-    assert contents(folder) == before
+    refusals.refused(capsys, folder, message, lambda: run(command, *arguments))
 
 
 def section(name: str, **changes: Any) -> dict[str, Any]:
@@ -34,8 +29,24 @@ def section(name: str, **changes: Any) -> dict[str, Any]:
     ("sections", "message"),
     [
         (section("training", epoch=1), "training.epoch: no such key; did you mean 'epochs'?"),
-        ({"inventory": "nobody's"}, 'no strategy inventory "nobody\'s"; choose one of esconv, extes, aflow'),
+        ({"inventory": "nobody's"}, "inventory: no inventory \"nobody's\" in task 'emotional support'; choose one of "),
         ({"inventory": "esconv"}, "inventory: the simulated roles know the inventory 'aflow' only"),
+        ({"task": "examples.nowhere:TASK"}, "there is no module 'examples.nowhere' here or among the installed"),
+        ({"task": "examples.aflow_esc.task:TUSK"}, "has no Task of the name 'TUSK'"),
+        ({"task": "examples.aflow_esc.task"}, "must read module:object"),
+        ({"task": ":TASK"}, "must read module:object"),
+        ({"task": ".task:TASK"}, "must read module:object"),
+        (section("roles", kind="human"), "roles.kind: 'human' is none of simulated, local"),
+        (section("roles", world_sead=1), "roles.world_sead: no such key; did you mean 'world_seed'?"),
+        (section("roles", max_turn=1), "roles.max_turn: no such key; did you mean 'max_turns'?"),
+        (section("roles", world_seed="x"), "roles.world_seed: Input should be a valid integer"),
+        (section("roles", max_turns=6), "roles.max_turns: 6 turns are too many"),
+        ({"roles": {"kind": "local", "max_new_token": 9}}, "roles.max_new_token: no such key; did you mean 'max_new_"),
+        ({"roles": {"kind": "local", "max_new_tokens": 0}}, "roles.max_new_tokens: Input should be greater than or eq"),
+        ({"roles": {"kind": "local", "draws": 0}}, "roles.draws: Input should be greater than or equal to 1"),
+        ({"roles": {"kind": "local", "temperature": -1}}, "roles.temperature: Input should be greater than or equal"),
+        ({"roles": {"kind": "local", "model": "nowhere"}}, "roles.model: no language model 'nowhere': give "),
+        (section("compute", device="cuda:77"), "compute.device: 'cuda:77' cannot be used here"),
         (section("data", limit=2), "data.held_out: 2 scenes are too few"),
         (section("data", held_out=0.001), "data.held_out: 10 scenes are too few"),
         (section("data", source="nowhere.txt"), "nowhere.txt: cannot be read"),
@@ -70,8 +81,9 @@ def test_no_config_at_all(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 
 
 def test_options_that_would_be_ignored(capsys: pytest.CaptureFixture[str], finished: Path) -> None:
-    message = "--set, --resume and --strict go with --config"
-    for option in (["--set", "training.epochs=9"], ["--resume"], ["--strict"]):
+    message = "--task, --set, --resume, --strict and --trees go with --config"
+    options = ["--set", "training.epochs=9"], ["--resume"], ["--strict"], ["--trees", finished], ["--task", "a:B"]
+    for option in options:
         refused(capsys, finished, message, "train", "--output", finished, *option)
 
 
@@ -102,9 +114,34 @@ def test_resuming_with_other_settings(capsys: pytest.CaptureFixture[str], tmp_pa
 
 
 def test_results_are_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path) -> None:
-    refused(capsys, finished, "has results already", "evaluate", "--output", finished)
+    refused(capsys, finished, "has results 'results' already", "evaluate", "--output", finished)
     arguments = ("--config", config_file(tmp_path), "--output", finished, "--resume")
-    refused(capsys, finished, "has results already", "run", *arguments)
+    refused(capsys, finished, "has results 'results' already", "run", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--set", "training.epochs=2"],
+            "override 'training.epochs=2': an evaluation of a run changes evaluation.…",
+        ),
+        (
+            ["--set", "seeds=[0]"],
+            "override 'seeds=[0]': an evaluation of a run changes evaluation.… and compute.…",
+        ),
+        (["--set", "evaluation.episode=2"], "evaluation.episode: no such key; did you mean 'episodes'?"),
+        (["--set", "compute.jobs=0"], "compute.jobs: Input should be greater than or equal to 1"),
+        (["--name", "../results"], "--name: '../results' is no name of a file"),
+        (["--name", "seed-0/trees"], "--name: 'seed-0/trees' is no name of a file"),
+        (["--name", ""], "--name: '' is no name of a file"),
+    ],
+)
+def test_an_evaluation_that_would_change_the_run(
+    capsys: pytest.CaptureFixture[str], finished: Path, options: list[str], message: str
+) -> None:
+    arguments = [*(["--name", "again"] if "--name" not in options else []), *options]
+    refused(capsys, finished, message, "evaluate", "--output", finished, *arguments)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "chat"])
@@ -136,28 +173,36 @@ def test_evaluating_and_chatting_before_training(
     refused(capsys, folder, "holds no policy: train it first", "chat", "--output", folder)
 
 
-def number(name: str, value: str) -> Corrupt:
-    """Put a number into the first node that has this field."""
+def entry(name: str, value: str) -> Corrupt:
+    """Put a value into this field of the second node."""
 
     def corrupt(line: str) -> str:
         record = json.loads(line)
-        record["nodes"][1][name] = "HERE"
+        record[name][1] = "HERE"
         return json.dumps(record).replace('"HERE"', value)
 
     return corrupt
 
 
+def hypnotised(line: str) -> str:
+    record = json.loads(line)
+    record["state"][1]["turns"][0][2] = "Hypnosis"
+    return json.dumps(record)
+
+
 @pytest.mark.parametrize(
     ("corrupt", "message"),
     [
-        (number("reward", "NaN"), "nodes.1.reward: Input should be a finite number"),
-        (number("value", "Infinity"), "nodes.1.value: Input should be a finite number"),
-        (number("visits", '"many"'), "nodes.1.visits: Input should be a valid integer"),
-        (number("strategy", '"Hypnosis"'), "node 1: unknown strategy 'Hypnosis'"),
-        (lambda line: line[: len(line) // 2], "Invalid JSON"),
-        (lambda _: "[]", "should be an object"),
+        (entry("reward", "NaN"), "node 1: reward is nan: it must be a finite float"),
+        (entry("value", "Infinity"), "node 1: value is inf: it must be a finite float"),
+        (entry("visits", '"many"'), "node 1: visits is 'many': it must be a finite int"),
+        (entry("action", "8"), "node 1: unknown action 8: there are 8"),
+        (entry("state", "[]"), "node 1: its state needs turns as [speaker, text, move] and a status of 'continues', "),
+        (hypnotised, "node 1: its move is 'Hypnosis', but its action "),
+        (lambda line: line[: len(line) // 2], "invalid JSON"),
+        (lambda _: "[]", "must be JSON objects"),
     ],
-    ids=["NaN", "infinite", "wrong type", "unknown strategy", "broken line", "no tree"],
+    ids=["NaN", "infinite", "wrong type", "unknown action", "no state", "unknown strategy", "broken line", "no tree"],
 )
 def test_training_on_corrupted_trees(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path, corrupt: Corrupt, message: str
@@ -178,7 +223,7 @@ def test_training_on_half_a_search(capsys: pytest.CaptureFixture[str], tmp_path:
     message = "holds 4 trees, not one for each of the 8 training scenes in their order: finish the search"
     refused(capsys, folder, message, "train", "--output", folder)
     path.write_bytes(b"")
-    refused(capsys, folder, "is empty: search the scenes again", "train", "--output", folder)
+    refused(capsys, folder, "is empty: search again", "train", "--output", folder)
 
 
 @pytest.mark.parametrize(
@@ -266,3 +311,47 @@ def test_a_chat_with_too_few_strategies(capsys: pytest.CaptureFixture[str], fini
         run("chat", "--output", finished, "--top-k", count)
     assert caught.value.code == 2
     assert "give a number from 1" in capsys.readouterr().err
+
+
+def searched_copy(finished: Path, tmp_path: Path) -> Path:
+    """The search of ``finished``, and a folder beside it for another run."""
+    (tmp_path / "other").mkdir()
+    return searched(finished, tmp_path / "other")
+
+
+def test_training_on_trees_of_other_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path, corpus: Path
+) -> None:
+    for sections, message in (
+        (section("search", simulations=9), f"{finished} was searched with search ("),
+        (
+            section("roles", max_turns=1),
+            f"{finished} was searched with roles (kind='simulated' max_turns=2), not (",
+        ),
+        (section("data", limit=9), f"{finished} was searched with data "),
+        ({"inventory": "aflow"}, f"{finished} was searched with inventory (None), not (aflow): its trees do not fit"),
+        ({"seeds": [0, 5]}, f"{finished / 'seed-5' / 'trees.jsonl'} is missing: search first"),
+        (
+            {**LABELS, "data": {"source": str(corpus)}, "inventory": "aflow"},
+            f"{finished} was searched with experiment ",
+        ),
+    ):
+        arguments = ("--config", config_file(tmp_path, **sections), "--output", tmp_path / "run")
+        refused(capsys, tmp_path, message, "train", *arguments, "--trees", finished)
+    arguments = ("--config", config_file(tmp_path), "--output", tmp_path / "run")
+    refused(capsys, tmp_path, "holds no run", "train", *arguments, "--trees", tmp_path / "nowhere")
+
+
+def test_training_on_half_a_search_of_another_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+) -> None:
+    trees = searched_copy(finished, tmp_path) / "seed-1" / "trees.jsonl"
+    trees.write_text("".join(trees.read_text().splitlines(keepends=True)[:4]))
+    arguments = ("--config", config_file(tmp_path), "--output", tmp_path / "run", "--trees", tmp_path / "other")
+    refused(capsys, tmp_path, f"{trees} holds 4 trees, not one for each of the 8", "train", *arguments)
+
+
+def test_a_run_of_no_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = config_file(tmp_path)
+    command = ["run", "--config", str(config), "--output", str(tmp_path / "run")]
+    refusals.refused(capsys, tmp_path, "task is missing: name it with --task module:object", lambda: main(command))

@@ -1,4 +1,4 @@
-"""Loading annotated dialogues: three forms, faults by place, the real files' counts, and whose names the labels get."""
+"""Loading annotated dialogues: the three forms, faults by place, the real files' counts, labels in one inventory."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The chat of emotional support: the notice, the crisis check before the policy, and its scenes."""
+"""The chat of emotional support: the notice, the crisis check before the policy, and the scenes of chats."""
 
 import tempfile
 from collections.abc import Callable

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.aflow_esc.config import load_config
-from examples.aflow_esc.evaluation import row_names
-from examples.aflow_esc.trees import read
 from miniature import SETTINGS, config_file, contents, run
 
+from gflowdial.dialogue.evaluation import row_names
+from gflowdial.dialogue.runs import Run
+from gflowdial.dialogue.searching import read_run_trees
+from gflowdial.dialogue.setting import Setting
 from gflowdial.training.trainer import FlowTrainer
 
 METHODS = SETTINGS["training"]["methods"]
@@ -26,8 +27,8 @@ def assert_same(folder: Path, finished: Path) -> None:
     for name in RESULTS:
         assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     weights = [path.relative_to(finished) for path in finished.rglob("*.safetensors")]
-    # Two seeds, each with a language model, and an adapter and heads for each method.
-    assert len(weights) == 2 * (1 + 2 * len(METHODS))
+    # Two seeds, each with a language model, and for each method an adapter, heads, and the language model once more.
+    assert len(weights) == 2 * (1 + 3 * len(METHODS))
     for path in weights:
         assert (folder / path).read_bytes() == (finished / path).read_bytes(), path
 
@@ -82,7 +83,7 @@ def test_a_finished_stage_changes_nothing_when_it_is_run_again(tmp_path: Path, f
 def test_every_row_is_there_with_its_interval(finished: Path, results: dict[str, Any]) -> None:
     rows = results["rows"]
     assert list(rows) == ["uniform", "lm_prior", "mcts", *METHODS, "exact_flow"]
-    assert list(rows) == row_names(load_config(finished / "config.yaml"))
+    assert list(rows) == row_names(Setting.of(Run.open(finished)))
     for name, row in rows.items():
         assert list(row) == ["expected_return", "success", "left", "turns", "entropy", "total_variation"]
         for measure, estimate in row.items():
@@ -109,7 +110,8 @@ def test_training_moves_the_policy(results: dict[str, Any]) -> None:
 
 
 def test_no_scene_stands_on_both_sides(finished: Path, results: dict[str, Any]) -> None:
-    searched = {record.scene.id for record in read(finished / "seed-0" / "trees.jsonl")}
+    run = Run.open(finished)
+    searched = {tree.states[0].dialogue.scene.id for tree in read_run_trees(run, Setting.of(run), 0)}
     held_out = set(results["held_out_scenes"])
     assert searched.isdisjoint(held_out)
     assert len(searched | held_out) == SETTINGS["data"]["limit"]
@@ -118,7 +120,9 @@ def test_no_scene_stands_on_both_sides(finished: Path, results: dict[str, Any]) 
 def test_the_target_is_reported(results: dict[str, Any]) -> None:
     assert results["temperature"] == 0.1
     untried = {method: objective["untried"] for method, objective in results["objectives"].items()}
-    assert untried == dict.fromkeys(METHODS, "masked")
+    # Behaviour cloning is normalised over all strategies, whatever was tried.
+    assert untried == {"behaviour_cloning": "zero", "afpo_anchored": "masked"}
+    assert results["training"] == Run.open(finished).config.training.model_dump(mode="json")
     assert "95%" in results["interval"]
 
 

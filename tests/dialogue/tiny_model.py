@@ -3,26 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from examples.aflow_esc import strategies
 from examples.aflow_esc.prompts import PROMPTS
-from gflowdial.dialogue.moves import Inventory, Move
+from examples.aflow_esc.strategies import AFLOW, ESCONV
 from gflowdial.dialogue.task import Criterion, Task
 from gflowdial.dialogue.values import Scene
 
-
-def _inventory(known: Any) -> Inventory:
-    if isinstance(known, Inventory):
-        return known
-    return Inventory(known.name, tuple(Move(s.name, s.definition, s.aliases) for s in known.strategies))
-
-
-AFLOW, ESCONV, EXTES = map(_inventory, (strategies.AFLOW, strategies.ESCONV, strategies.EXTES))
 MEANING: Mapping[str, str] = MappingProxyType(
     {
         "Empathy": "does the supporter understand and share the seeker's feelings?",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
-from gflowdial.dialogue.local import smollm2
+from gflowdial.dialogue.local import load_language_model, smollm2
 from gflowdial.estimators import tree_attention
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.estimators.packing import Attention, PackedPrefixes, pack_prefixes, packed_tokens
@@ -228,7 +228,7 @@ def test_errors_name_what_is_wrong(change: dict[str, object], message: str) -> N
 
 @pytest.mark.skipif(not smollm2.available(), reason="SmolLM2 is not installed: make smollm2")
 def test_smollm2_on_a_packed_tree() -> None:
-    model, tokenizer = smollm2.load_smollm2()
+    model, tokenizer = load_language_model("smollm2")
     names = ["Question", "Reflection", "Information", "Affirmation"]
     policy = with_random_adapter(model, [tokenizer(f" {name}").input_ids[0] for name in names], std=0.02)
     parent = [-1, 0, 0, 0, 1, 1, 2, 2, 3, 4, 4, 5, 6, 7, 8]

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_mcts import State, Toy
-from worlds import Chancy, Masked
+from worlds import COLUMNS, Chancy, Masked, same
 
 from gflowdial.search import SearchConfig, SearchTree, Transition, search, selection_policy
 
-COLUMNS = ("action", "reward", "visits", "value", "log_prior", "ended", "expanded", "chance", "log_chance")
 ROOTS = [(1,), (2,), (3,)]
 
 configs = st.builds(
@@ -34,13 +33,6 @@ worlds = st.builds(
     st.integers(1, 4),
 )
 seeds = st.integers(0, 2**32)
-
-
-def same(one: SearchTree[State], other: SearchTree[State]) -> None:
-    assert torch.equal(one.forest.parent, other.forest.parent)
-    assert one.states == other.states
-    for name in COLUMNS:
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(

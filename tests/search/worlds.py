@@ -4,10 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from test_mcts import State, Toy, noise
 
-from gflowdial.search import Transition
+from gflowdial.search import SearchTree, Transition
+
+COLUMNS = ("action", "reward", "visits", "value", "log_prior", "ended", "expanded", "chance", "log_chance")
+
+
+def same(one: SearchTree[State], other: SearchTree[State]) -> None:
+    assert torch.equal(one.forest.parent, other.forest.parent)
+    assert one.states == other.states
+    for name in COLUMNS:
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0, equal_nan=True)
 
 
 @dataclass

@@ -93,7 +93,7 @@ def load_for(path: Path, inventory: Inventory, strict: bool) -> Corpus:
         return corpus
     if inventory != AFLOW:
         raise ValueError(f"the labels are {corpus.inventory.name}'s; choose that or aflow, not {inventory.name}")
-    names = {"esconv": ESCONV_TO_AFLOW, "extes": EXTES_TO_AFLOW}[corpus.inventory.name]
+    names = ESCONV_TO_AFLOW if corpus.inventory == ESCONV else EXTES_TO_AFLOW
     return replace(corpus, inventory=inventory, dialogues=[relabel(dialogue, names) for dialogue in corpus.dialogues])
 
 

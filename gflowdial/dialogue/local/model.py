@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -73,6 +74,7 @@ class LocalModel:
 
     Attributes:
         model: in evaluation mode.
+        lend: gives the model for a call; `LanguageModelPolicy.lent` where a policy is on the same weights.
         tokenizer: with a chat template and an end token.
         batch_size: prompts in one pass.
         prefixes: what is kept of the prompts that were read, at most ``store_bytes``; see `PrefixStore`.
@@ -89,6 +91,7 @@ class LocalModel:
             raise ValueError("the tokenizer needs a chat template and an end token: take an instruction-tuned model's")
         # Generation comes from a mix-in that type checkers do not see.
         self.model: Any = model.train(False)
+        self.lend: Callable[[], AbstractContextManager[Any]] = lambda: nullcontext(self.model)
         self.tokenizer, self.batch_size = tokenizer, batch_size
         self.prefixes = PrefixStore(model.config, store_bytes, model.dtype, model.device)
         texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
@@ -123,17 +126,18 @@ class LocalModel:
             prompts = [replace(prompt, draw=prompts[:at].count(prompt)) for at, prompt in enumerate(prompts)]
         texts: dict[Prompt, str] = {}
         for batch in self._batches(prompts, max_new_tokens):
-            ids = self.model.generate(
-                input_ids=batch.ids,
-                attention_mask=batch.real.long(),
-                past_key_values=batch.cache,
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                min_new_tokens=2,
-                eos_token_id=self._end_tokens,
-                pad_token_id=self.tokenizer.eos_token_id,
-                logits_processor=[_Draw(batch.prompts, temperature, seed)] if temperature else None,
-            )
+            with self.lend() as model:
+                ids = model.generate(
+                    input_ids=batch.ids,
+                    attention_mask=batch.real.long(),
+                    past_key_values=batch.cache,
+                    do_sample=False,
+                    max_new_tokens=max_new_tokens,
+                    min_new_tokens=2,
+                    eos_token_id=self._end_tokens,
+                    pad_token_id=self.tokenizer.eos_token_id,
+                    logits_processor=[_Draw(batch.prompts, temperature, seed)] if temperature else None,
+                )
             new_ids = ids[:, batch.ids.shape[1] :]
             self._keep(batch, new_ids.tolist())
             new = self.tokenizer.batch_decode(new_ids, skip_special_tokens=True)
@@ -187,13 +191,14 @@ class LocalModel:
         last = batch.ids.new_tensor(lengths).cumsum(0) - 1
         sees, position = _branching(batch.real, lengths)
         ids = torch.cat([batch.ids, branches.expand(len(batch.ids), -1)], dim=1)
-        logits: Tensor = self.model(
-            input_ids=ids[:, batch.past :],
-            attention_mask=_additive(sees[:, batch.past :], self.model.dtype),
-            position_ids=position[:, batch.past :],
-            past_key_values=batch.cache,
-            logits_to_keep=ids.shape[1] - batch.past - len(branches) + last,
-        ).logits
+        with self.lend() as model:
+            logits: Tensor = model(
+                input_ids=ids[:, batch.past :],
+                attention_mask=_additive(sees[:, batch.past :], model.dtype),
+                position_ids=position[:, batch.past :],
+                past_key_values=batch.cache,
+                logits_to_keep=ids.shape[1] - batch.past - len(branches) + last,
+            ).logits
         self._keep(batch)
         return logits
 

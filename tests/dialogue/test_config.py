@@ -1,27 +1,36 @@
 """Settings: every wrong key or value gets one message with file, key and way out."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-from examples.aflow_esc.config import ConfigError, PretrainedModelConfig, TinyModelConfig, load_config
-from miniature import SETTINGS, config_file
+from one_file_tasks import SETTINGS
+from refusals import settings_file
 
-CONFIGS = Path(__file__).parents[2] / "examples" / "aflow_esc" / "configs"
+from gflowdial.dialogue.config import ConfigError, PretrainedModelConfig, TinyModelConfig, load_config, role_options
+from gflowdial.dialogue.moves import Inventory
+from gflowdial.dialogue.roles import Roles
+from gflowdial.search import SearchConfig
+
+CONFIGS = Path(__file__).parents[2] / "examples"
+
+
+def config_file(folder: Path, **sections: Any) -> Path:
+    return settings_file(folder, {**SETTINGS, **sections})
 
 
 def section(name: str, **changes: Any) -> dict[str, Any]:
     return {name: {**SETTINGS[name], **changes}}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
-def test_the_configs_that_come_with_the_example_are_valid(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
+def test_the_configs_that_come_with_the_examples_are_valid(path: Path) -> None:
     load_config(path)
 
 
 def test_what_is_not_named_has_its_default(tmp_path: Path) -> None:
     config = load_config(config_file(tmp_path))
-    assert config.inventory == "aflow"
+    assert config.inventory is None
     assert config.training.decay == 0.9
     assert config.training.max_tokens == 512
     assert isinstance(config.model, TinyModelConfig)
@@ -37,11 +46,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seeds": [0, -1]}, "seeds.1: Input should be greater than or equal to 0, not -1"),
     ({"seeds": [3, 3, 4]}, "seeds: 3 comes more than once"),
     ({"seeds": "many"}, "seeds: Input should be a valid list, not 'many'"),
-    ({"inventory": "aflw"}, "inventory: no strategy inventory 'aflw'; choose one of esconv, extes, aflow"),
     ({"roles": {"max_turns": 2}}, "roles.kind is missing"),
-    ({"roles": {"kind": "human"}}, "roles.kind: 'human' is none of 'simulated', 'local'"),
+    (section("roles", max_turns=0), "roles.max_turns: Input should be greater than or equal to 1, not 0"),
+    (section("model", kind="huge"), "model.kind: 'huge' is none of 'tiny', 'pretrained'"),
     ({"roles": "simulated"}, "roles: "),
-    (section("training", methods=["afpo"]), "training.methods.0: Input should be 'behaviour_cloning'"),
+    (
+        section("training", methods=["afpo_anchord"]),
+        "training.methods.0: 'afpo_anchord' is the name of no method: choose",
+    ),
+    (section("training", methods=["flow_matching"]), "training.methods.0: 'flow_matching' is the name of no method"),
     (section("training", methods=["afpo_anchored"] * 2), "training.methods: afpo_anchored comes more than once"),
     (section("training", temperature=0), "training.temperature: Input should be greater than 0, not 0"),
     (section("training", temperature=float("inf")), "training.temperature: Input should be a finite number, not inf"),
@@ -53,6 +66,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (section("data", held_out=1), "data.held_out: Input should be less than 1, not 1"),
     (section("data", limit=1), "data.limit: Input should be greater than or equal to 2, not 1"),
     (section("search", simulations=2.5), "search.simulations: Input should be a valid integer"),
+    (section("search", simulations=0), "search: simulations is 0: give at least 1"),
+    (section("search", max_depth=0), "search: max_depth is 0: give at least 1"),
+    (section("search", rollout_length=-1), "search: rollout_length is -1: give at least 0"),
+    (section("search", kappa=-0.1), "search: kappa is -0.1: give a finite number, 0 or more"),
+    (section("search", prior_weight=float("nan")), "search.prior_weight: Input should be a finite number, not nan"),
+    (section("search", batch_size=0), "search.batch_size: Input should be greater than or equal to 1, not 0"),
+    (section("search", simulation=4), "search.simulation: no such key; did you mean 'simulations'?"),
+    (section("evaluation", episodes=0), "evaluation.episodes: Input should be greater than or equal to 1, not 0"),
+    (section("compute", device="tpu"), "compute.device: "),
+    (section("compute", dtype="int8"), "compute.dtype: Input should be 'float32', 'bfloat16' or 'float16', not 'int8'"),
 ]
 
 
@@ -127,3 +150,42 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) 
     with pytest.raises(ConfigError) as caught:
         load_config(config_file(tmp_path), [override])
     assert message in str(caught.value)
+
+
+def test_every_option_of_the_search_may_be_set(tmp_path: Path) -> None:
+    options = {"simulations": 3, "max_depth": 4, "rollout_length": 0, "kappa": 0.5, "prior_weight": 2.0}
+    section = load_config(config_file(tmp_path, search={**options, "keep_rollouts": True})).search
+    assert SearchConfig(**section.model_dump(exclude={"batch_size"})) == SearchConfig(**options, keep_rollouts=True)
+
+
+def make(inventory: Inventory, *, temper: float = 0.5, friends: int, mode: Literal["calm", "wild"] = "calm") -> Roles:
+    """Roles of a kind whose options have types."""
+    raise NotImplementedError
+
+
+def test_options_of_roles_are_those_of_their_maker() -> None:
+    assert role_options(make, {"friends": 2}) == {"temper": 0.5, "friends": 2, "mode": "calm"}
+    assert role_options(make, {"friends": 0, "temper": 1, "mode": "wild"}) == {
+        "temper": 1,
+        "friends": 0,
+        "mode": "wild",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "roles.friends is missing"),
+        ({"friends": 1, "tempre": 1.0}, "roles.tempre: no such key; did you mean 'temper'?"),
+        ({"friends": 1, "max_turn": 3}, "roles.max_turn: no such key; did you mean 'max_turns'?"),
+        ({"friends": 1, "inventory": "x"}, "roles.inventory: no such key"),
+        ({"friends": 1.5}, "roles.friends: Input should be a valid integer"),
+        ({"friends": 1, "temper": float("inf")}, "roles.temper: Input should be a finite number, not inf"),
+        ({"friends": 1, "mode": "cross"}, "roles.mode: Input should be 'calm' or 'wild', not 'cross'"),
+    ],
+)
+def test_a_wrong_option_of_roles_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        role_options(make, given)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
