@@ -97,7 +97,9 @@ def _conversations(
         name, seed = names[index]
         cells[name][seed] = cell
         report(f"{name}, seed {seed}", done, len(names))
-    by_seed = {name: [cell.outcomes for _, cell in sorted(found.items())] for name, found in cells.items()}
+    # Jobs are done in any order; the results must not show it.
+    cells = {name: dict(sorted(found.items())) for name, found in cells.items()}
+    by_seed = {name: [cell.outcomes for cell in found.values()] for name, found in cells.items()}
     rows = {name: _row(outcomes, len(config.seeds), setting) for name, outcomes in by_seed.items()}
     temperature = config.training.temperature
     how = (

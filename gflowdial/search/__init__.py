@@ -1,5 +1,6 @@
 """Lockstep Monte-Carlo tree search over any batched environment; its trees are training data as they are."""
 
+from gflowdial.faces import lazy_face
 from gflowdial.search.adapters import HistoryEnvironment, SearchView
 from gflowdial.search.enumeration import enumerate_tree
 from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition
@@ -28,3 +29,5 @@ __all__ = [
     "tree_seed",
     "write_trees",
 ]
+
+__getattr__, _ = lazy_face(__name__, {}, moved={"SearchForest": "gflowdial.search.SearchTree"})

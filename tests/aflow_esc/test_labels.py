@@ -1,18 +1,20 @@
 """Learning from the strategies of recorded dialogues, on a small made-up corpus."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pytest
-from examples.aflow_esc.config import load_config
-from examples.aflow_esc.label_evaluation import _row
-from examples.aflow_esc.setting import Setting
 from miniature import LABELS, contents, run
 
-from examples.aflow_esc import label_evaluation
+from gflowdial.dialogue import labels as label_evaluation
+from gflowdial.dialogue.labels import _row
+from gflowdial.dialogue.runs import Run
+from gflowdial.dialogue.setting import Setting
 from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias
 
 METHODS = LABELS["training"]["methods"]
@@ -25,11 +27,11 @@ def results(labelled: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def setting(labelled: Path) -> Setting:
-    return Setting(load_config(labelled / "config.yaml"))
+    return Setting.of(Run.open(labelled))
 
 
 def labels(setting: Setting, part: int) -> list[list[int]]:
-    return [[setting.inventory.index(str(d.turns[t].strategy)) for t in turns] for d, turns in setting.decisions[part]]
+    return [[setting.inventory.index(str(d.turns[t].move)) for t in turns] for d, turns in setting.decisions[part]]
 
 
 def test_every_row_is_there_with_its_interval(results: dict[str, Any]) -> None:
@@ -65,8 +67,34 @@ def test_the_run_is_repeatable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
     assert run("run", "--config", labelled / "config.yaml", "--output", folder) == 0
     again = contents(folder)
     for name, content in contents(labelled).items():
-        if name != "origin.json" and not name.endswith("README.md"):
+        if name != "origin.json":
             assert again[name] == content, name
+
+
+def test_predictions_are_written(labelled: Path, tmp_path: Path, results: dict[str, Any], setting: Setting) -> None:
+    folder = shutil.copytree(labelled, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_evaluation, "_RESAMPLES", 30)
+        options = ("--name", "again", "--set", "evaluation.write_dialogues=true")
+        assert run("evaluate", "--output", folder, *options) == 0
+    again = json.loads((folder / "again.json").read_text())
+    assert again["rows"] == results["rows"]
+    lines = [json.loads(line) for line in (folder / "again.jsonl").read_text().splitlines()]
+    true = [setting.inventory.names[label] for dialogue in labels(setting, 1) for label in dialogue]
+    for name, row in results["rows"].items():
+        mine = [line for line in lines if line["policy"] == name]
+        assert [line["move"] for line in mine] == true
+        assert fmean(line["move"] == line["predicted"] for line in mine) == pytest.approx(row["accuracy"]["mean"])
+    assert len(lines) == len(results["rows"]) * len(true)
+    assert {line["dialogue"] for line in lines} == set(results["held_out_dialogues"])
+
+
+def test_the_model_card_names_data_and_results(labelled: Path, corpus: Path, results: dict[str, Any]) -> None:
+    for method in METHODS:
+        card = (labelled / "seed-0" / "policies" / method / "README.md").read_text()
+        assert f"Data: {corpus}; licence: not stated; see where {corpus} is from" in card
+        assert "no counsellor, no medical device" in card
+        assert f"| accuracy | {results['rows'][method]['accuracy']['mean']:.3f} " in card
 
 
 def test_the_interval_is_a_bootstrap_over_dialogues() -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from miniature import SETTINGS, config_file, contents, run
 
@@ -117,7 +118,7 @@ def test_no_scene_stands_on_both_sides(finished: Path, results: dict[str, Any]) 
     assert len(searched | held_out) == SETTINGS["data"]["limit"]
 
 
-def test_the_target_is_reported(results: dict[str, Any]) -> None:
+def test_the_target_is_reported(finished: Path, results: dict[str, Any]) -> None:
     assert results["temperature"] == 0.1
     untried = {method: objective["untried"] for method, objective in results["objectives"].items()}
     # Behaviour cloning is normalised over all strategies, whatever was tried.
@@ -131,3 +132,21 @@ def test_two_jobs_at_once_give_the_same_results(tmp_path: Path, finished: Path) 
     config = config_file(tmp_path, compute={"jobs": 2, "threads": 1})
     assert run("run", "--config", config, "--output", tmp_path / "run") == 0
     assert_same(tmp_path / "run", finished)
+    # An evaluation's own settings reach the jobs: in another precision the policies are a little different.
+    options = ("--name", "again", "--set", "compute.dtype=bfloat16", "--set", "evaluation.search_simulations=0")
+    assert run("evaluate", "--output", tmp_path / "run", *options) == 0
+    rows = [json.loads((tmp_path / "run" / f"{name}.json").read_text())["rows"] for name in ("results", "again")]
+    for name in METHODS:
+        first, again = (row[name]["entropy"]["samples"] for row in rows)
+        assert first != again
+        assert first == pytest.approx(again, rel=0.01)
+    assert rows[0]["exact_flow"] == rows[1]["exact_flow"]
+
+
+def test_values_of_single_scenes_stand_in_the_results(results: dict[str, Any]) -> None:
+    for name, by_seed in results["by_scene"].items():
+        assert list(by_seed) == (["0"] if name in ("uniform", "exact_flow") else ["0", "1"])
+        for measure, estimate in results["rows"][name].items():
+            means = [np.mean([scene[measure] for scene in scenes]) for scenes in by_seed.values() if estimate]
+            assert (estimate["samples"] if estimate else []) == pytest.approx(means)
+            assert all(len(scenes) == len(results["held_out_scenes"]) for scenes in by_seed.values())

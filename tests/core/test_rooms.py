@@ -31,8 +31,9 @@ RANK = {
     "search": 6,
     "training": 7,
     "dialogue": 8,
-    "metrics": 9,
-    "testing": 9,
+    "metrics": 7,
+    "testing": 8,
+    "__main__": 9,
 }
 MODULES = sorted(LIBRARY.rglob("*.py"))
 FACES = ["gflowdial", *sorted(f"gflowdial.{path.parent.name}" for path in LIBRARY.glob("*/__init__.py"))]
