@@ -98,7 +98,7 @@ def profit(sale: Scene, talk: Talk, moves: Sequence[str]) -> float:
     return float(np.clip((talk.price - sale.cost - extras) / (sale.reserve - sale.cost), 0, 1))
 
 
-# The task.
+# The task. --8<-- [start:task]
 
 MOVES = Inventory("haggling", tuple(Move(name, phrase) for name, phrase in PHRASES.items()))
 

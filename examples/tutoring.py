@@ -78,7 +78,7 @@ def words(mind: Mind, understood: bool) -> str:
     return f"{'Yes!' if understood else 'No.'} {skill[mind.skill]} {courage[mind.courage]}"
 
 
-# The task.
+# The task. --8<-- [start:task]
 
 MOVES = Inventory("tutoring", tuple(Move(name, phrase) for name, phrase in PHRASES.items()))
 

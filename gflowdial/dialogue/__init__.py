@@ -1,8 +1,9 @@
-"""Dialogue tasks: what a conversation is, and the whole line from scenes to a policy, a report and a chat.
+"""Dialogue tasks: what a conversation is, and all stages from scenes to a policy, a report and a chat.
 
-A task is one object, `Task`, in one file of its user's; ``gflowdial run --task module:object`` does the rest. What
-needs only the core is here; the environment, encoders, policies and stages are modules of this package and need the
-extra `dialogue`.
+A task is one object, `Task`, in one Python file of its user; ``gflowdial run --task module:object --config FILE`` does
+the rest. The names here need the core alone, as do `gflowdial.dialogue.environment`, which makes a search environment
+of a task and its roles, and `gflowdial.dialogue.canned`, which has roles for simulated worlds. Encoders, policies,
+stages and the command line are modules of this package too and need the extra ``dialogue``.
 """
 
 from gflowdial.dialogue.corpus import Corpus, CorpusError, Problem
