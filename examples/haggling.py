@@ -15,6 +15,8 @@ import numpy as np
 from gflowdial.dialogue import Criterion, Dialogue, Inventory, Move, Reply, Roles, Scene, Task, Template
 from gflowdial.dialogue.canned import CannedAgent, UniformPrior
 
+# The rules of the world.
+
 
 @dataclass(frozen=True)
 class Sale(Scene):
@@ -25,9 +27,6 @@ class Sale(Scene):
     cost: int
     reserve: int
     mood: int
-
-
-# The rules of the world.
 
 
 class Talk(NamedTuple):
@@ -73,11 +72,20 @@ def after(sale: Sale, talk: Talk, move: str, before: Sequence[str]) -> Talk:
     return Talk(price, offer, mood, "deal" if willing else "continues")
 
 
+FEELINGS = ("I do not like this.", "Hm.", "I see.", "I like it.")
+
+
+def opened(item: str, price: int, reserve: int, mood: int) -> Sale:
+    """A sale with the buyer's first words; ``reserve`` is in percent of the price."""
+    words = f"{FEELINGS[mood]} I thought of {price * (reserve - 20) // 100} for the {item}."
+    return Sale(f"{item}-{reserve}-{mood}", words, item, price, price // 2, price * reserve // 100, mood)
+
+
 def answer(talk: Talk, before: Talk) -> str:
     """What the buyer says; the mood shows, the reserve price does not."""
     if talk.status != "continues":
         return "Good, I take it." if talk.status == "deal" else "No, thank you. Goodbye."
-    feeling = ("I do not like this.", "Hm.", "I see.", "I like it.")[talk.mood]
+    feeling = FEELINGS[talk.mood]
     return f"{feeling} I could pay {talk.offer}." if talk.offer != before.offer else feeling
 
 
@@ -98,14 +106,7 @@ MOVES = Inventory("haggling", tuple(Move(name, phrase) for name, phrase in PHRAS
 def scenes() -> list[Sale]:
     """Six things, each with three reserve prices and three moods."""
     things = (("bike", 100), ("desk", 120), ("lamp", 40), ("guitar", 200), ("camera", 160), ("tent", 80))
-    found = []
-    for (item, price), reserve, mood in product(things, (85, 95, 105), (1, 2, 3)):
-        opening = (
-            f"{('Hm.', 'I see.', 'I like it.')[mood - 1]} I thought of {price * (reserve - 20) // 100} for the {item}."
-        )
-        sale = Sale(f"{item}-{reserve}-{mood}", opening, item, price, price // 2, price * reserve // 100, mood)
-        found.append(sale)
-    return found
+    return [opened(*thing, reserve, mood) for thing, reserve, mood in product(things, (85, 95, 105), (1, 2, 3))]
 
 
 class World(CannedAgent):

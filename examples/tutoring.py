@@ -14,6 +14,8 @@ import numpy as np
 from gflowdial.dialogue import Criterion, Dialogue, Inventory, Move, Reply, Roles, Scene, Task, Template
 from gflowdial.dialogue.canned import CannedAgent, UniformPrior
 
+# The rules of the world.
+
 
 @dataclass(frozen=True)
 class Lesson(Scene):
@@ -22,9 +24,6 @@ class Lesson(Scene):
     topic: str
     skill: int
     courage: int
-
-
-# The rules of the world.
 
 
 class Mind(NamedTuple):

@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +57,9 @@ def test_the_guide_names_files_that_exist() -> None:
     named = {*FILE.findall(guide), *LINK.findall(guide), *re.findall(r"tests/\w+/\w+\.py", guide)}
     assert len(named) >= 10
     assert not {name for name in named if not (ROOT / name).exists()}
+
+
+@pytest.mark.parametrize("name", ["haggling", "tutoring"])
+def test_a_task_has_at_most_sixty_lines_beside_the_rules_of_its_world(name: str) -> None:
+    before, rest = read(f"examples/{name}.py").split("# The rules of the world.\n")
+    assert sum(bool(line.strip()) for line in (before + rest.split("# The task.")[1]).splitlines()) <= 60

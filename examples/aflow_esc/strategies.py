@@ -1,18 +1,19 @@
-"""The strategies of emotional support: three inventories, and the maps of labels onto AFlow's eight, as data."""
+"""The strategies of emotional support: inventories, and what their moves are in AFlow's, all from one data file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
-from gflowdial.dialogue.moves import load_inventories
+from gflowdial.dialogue.moves import inventories_of
 
-_FOLDER = Path(__file__).parent
-_INVENTORIES = load_inventories(_FOLDER / "inventories.json")
-AFLOW, ESCONV, EXTES = (_INVENTORIES[name] for name in ("aflow", "esconv", "extes"))
+_DATA = json.loads(Path(__file__).with_name("inventories.json").read_text(encoding="utf-8"))
 
-INVENTORIES = (AFLOW, ESCONV, EXTES)
-"""All of them; a run takes AFlow's unless it names another."""
+TO_AFLOW: Mapping[str, Mapping[str, str | None]] = {
+    name: {move["name"]: move.pop("aflow") for move in moves} for name, moves in _DATA.items() if name != "aflow"
+}
+"""By inventory, what each move means to AFlow; None: no AFlow strategy, masked wherever labels count."""
 
-_MAPS: dict[str, dict[str, str | None]] = json.loads((_FOLDER / "label_maps.json").read_text(encoding="utf-8"))
-ESCONV_TO_AFLOW, EXTES_TO_AFLOW = (MappingProxyType(_MAPS[name]) for name in ("esconv", "extes"))
-"""What each label means to AFlow; None: no AFlow strategy, masked wherever labels count."""
+INVENTORIES = inventories_of(_DATA)
+"""All inventories by name, AFlow's first: a run takes it unless it names another."""
+
+AFLOW, ESCONV, EXTES = (INVENTORIES[name] for name in ("aflow", "esconv", "extes"))

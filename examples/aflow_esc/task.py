@@ -38,7 +38,7 @@ def trajectory_return(rewards: Sequence[float], status: str) -> float:
 
 TASK = Task(
     name="emotional support",
-    inventories=INVENTORIES,
+    inventories=tuple(INVENTORIES.values()),
     scenes=bundled_scenes,
     scene=SupportScene,
     roles={"simulated": simulated_roles},

@@ -131,6 +131,8 @@ def _begin(options: argparse.Namespace) -> tuple[Run, Setting]:
         raise ConfigError(
             "experiment: this run learns from recorded dialogues and has nothing to search; go on with train"
         )
+    # An inventory by default and the same by name are one setting.
+    config = config.model_copy(update={"inventory": Setting(config).inventory.name})
     setting = Setting(config, strict=options.strict)
     _check(setting)
     if trees := getattr(options, "trees", None):

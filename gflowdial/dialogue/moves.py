@@ -1,11 +1,11 @@
 """Moves as data: what the agent can do at a turn, under one name each, with the other wordings that stand for it."""
 
 import difflib
-import json
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 
 class UnknownMoveError(ValueError):
@@ -88,21 +88,21 @@ class Inventory:
         return {_key(word): move.name for move in self.moves for word in (move.name, *move.synonyms)}
 
 
-def load_inventories(path: Path) -> dict[str, Inventory]:
-    """The inventories of a JSON file, ``{name: [{"name": …, "description": …, "synonyms": […]}, …]}``, by name.
+def inventories_of(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Inventory]:
+    """The inventories of JSON data, ``{name: [{"name": …, "description": …, "synonyms": […]}, …]}``, by name.
 
     Raises:
-        ValueError: the file is not of that form.
+        ValueError: the data are not of that form.
     """
     try:
         return {
             name: Inventory(
                 name, tuple(Move(**{**move, "synonyms": tuple(move.get("synonyms", ()))}) for move in moves)
             )
-            for name, moves in json.loads(path.read_text(encoding="utf-8")).items()
+            for name, moves in data.items()
         }
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} holds no inventories ({error}): give each move a name") from None
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"the data hold no inventories ({error}): give each move a name") from None
 
 
 def _key(label: str) -> str:

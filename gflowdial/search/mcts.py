@@ -132,7 +132,6 @@ class _Trees(Generic[State]):
         Returns the nodes passed ``[trees, max_depth + 1 + kept_steps]``, −1 behind the last, and the action with which
         the walk left the expanded nodes ``[trees]``, −1 where it ended at a node that is not to be expanded.
         """
-        kappa, prior_weight = self.config.kappa, self.config.prior_weight
         path = np.full((len(self.rows), self.config.max_depth + 1 + self.kept_steps), -1)
         path[:, 0] = 0
         untried = np.full(len(self.rows), -1)
@@ -144,8 +143,7 @@ class _Trees(Generic[State]):
             place = children + self.start[walking]
             visits = self.visits.take(place)
             value = self.total_return.take(place) / np.maximum(visits, 1)
-            log_prior = self.log_prior[walking, node]
-            policy = selection_policy(value, visits, log_prior, kappa=kappa, prior_weight=prior_weight)
+            policy = selection_policy(value, visits, self.log_prior[walking, node], self.config)
             action = sample(policy, actions[walking, depth])
             chosen = children[np.arange(len(walking)), action]
             if self.stochastic:

@@ -36,9 +36,10 @@ class SearchConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a finite number, 0 or more")
 
 
-def selection_policy(
-    value: Floats, visits: Ints, log_prior: Floats, *, kappa: float = 0.1, prior_weight: float = 1.0
-) -> Floats:
+_PAPER = SearchConfig()
+
+
+def selection_policy(value: Floats, visits: Ints, log_prior: Floats, config: SearchConfig = _PAPER) -> Floats:
     """The policy μ that selection samples from (arXiv 2602.08826).
 
     μ(a|s) = (1 − ρ)·softmax(u)_a + ρ/|A|, with u(a) = Q(s,a) + λ·π(a|s)·√(N(s)/(1 + N(s,a))) and
@@ -49,15 +50,14 @@ def selection_policy(
         value: Q(s,a), ``[..., A]``; 0 for an action never tried.
         visits: N(s,a), ``[..., A]``.
         log_prior: log π(a|s), normalised, ``[..., A]``; -inf at a forbidden action, whose μ is 0.
-        kappa: κ.
-        prior_weight: λ.
+        config: whose κ and λ count; the paper's where not given.
 
     Returns:
         Probabilities, ``[..., A]``.
     """
     total = 1 + visits.sum(axis=-1, keepdims=True)
-    score = value + prior_weight * np.exp(log_prior) * np.sqrt(total / (1 + visits))
-    explore = kappa / (kappa + np.log(total + 1))
+    score = value + config.prior_weight * np.exp(log_prior) * np.sqrt(total / (1 + visits))
+    explore = config.kappa / (config.kappa + np.log(total + 1))
     uniform: Floats | float = explore / value.shape[-1]
     if log_prior.min() == -np.inf:
         allowed = log_prior > -np.inf

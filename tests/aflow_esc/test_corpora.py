@@ -7,7 +7,7 @@ import pytest
 
 from examples.aflow_esc.corpora import load_corpus, load_for, relabel
 from examples.aflow_esc.scenes import SupportScene
-from examples.aflow_esc.strategies import AFLOW, ESCONV, ESCONV_TO_AFLOW, EXTES
+from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES, TO_AFLOW
 from gflowdial.dialogue.corpus import CorpusError
 from gflowdial.dialogue.moves import UnknownMoveError
 from gflowdial.dialogue.values import Turn
@@ -100,7 +100,7 @@ def test_a_merged_turn_keeps_the_label_asked_for(write) -> None:
 
 def test_relabelling_maps_and_masks(write) -> None:
     dialogue = load_corpus(write(LINES)).dialogues[0]
-    assert relabel(dialogue, ESCONV_TO_AFLOW).moves == ("Clarification",)
+    assert relabel(dialogue, TO_AFLOW["esconv"]).moves == ("Clarification",)
     with pytest.raises(UnknownMoveError, match="'Others'"):
         relabel(dialogue, {"Question": "Clarification"})
 
@@ -206,7 +206,7 @@ def test_labels_come_in_the_inventory_that_is_asked_for(write) -> None:
     assert load_for(path, ESCONV, True).dialogues == load_corpus(path).dialogues
     renamed = load_for(path, AFLOW, True)
     assert renamed.inventory == AFLOW
-    assert renamed.dialogues == [relabel(d, ESCONV_TO_AFLOW) for d in load_corpus(path).dialogues]
+    assert renamed.dialogues == [relabel(d, TO_AFLOW["esconv"]) for d in load_corpus(path).dialogues]
     assert renamed.facts == {"merge_label": "first"}
     with pytest.raises(ValueError, match="the labels are esconv's; choose that or aflow, not extes"):
         load_for(path, EXTES, True)

@@ -2,16 +2,9 @@
 
 import pytest
 
-from examples.aflow_esc.strategies import (
-    AFLOW,
-    ESCONV,
-    ESCONV_TO_AFLOW,
-    EXTES,
-    EXTES_TO_AFLOW,
-    INVENTORIES,
-)
+from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES, INVENTORIES, TO_AFLOW
 from examples.aflow_esc.task import TASK
-from gflowdial.dialogue.moves import UnknownMoveError
+from gflowdial.dialogue.moves import UnknownMoveError, inventories_of
 
 
 def test_sizes_and_order() -> None:
@@ -19,7 +12,7 @@ def test_sizes_and_order() -> None:
     assert [AFLOW.index(name) for name in AFLOW.names] == list(range(8))
 
 
-@pytest.mark.parametrize("inv", INVENTORIES, ids=lambda inv: inv.name)
+@pytest.mark.parametrize("inv", INVENTORIES.values(), ids=lambda inv: inv.name)
 def test_every_wording_resolves_to_one_strategy_whatever_its_case(inv) -> None:
     wordings = [(word, s.name) for s in inv.moves for word in (s.name, *s.synonyms)]
     assert len({word.casefold() for word, _ in wordings}) == len(wordings)
@@ -43,11 +36,20 @@ def test_the_stray_labels_of_the_data(label: str, name: str) -> None:
     assert ESCONV.resolve(label) == name
 
 
-@pytest.mark.parametrize(("source", "names"), [(ESCONV, ESCONV_TO_AFLOW), (EXTES, EXTES_TO_AFLOW)])
-def test_the_maps_are_total_and_reach_all_they_can(source, names) -> None:
-    assert set(names) == set(source.names)
+@pytest.mark.parametrize("name", TO_AFLOW)
+def test_the_maps_are_total_and_reach_all_they_can(name: str) -> None:
+    names = TO_AFLOW[name]
+    assert set(names) == set(INVENTORIES[name].names)
     assert set(names.values()) <= {*AFLOW.names, None}
-    assert names["Others"] is None
+
+
+def test_others_mean_nothing_to_aflow() -> None:
+    assert [TO_AFLOW[name]["Others"] for name in ("esconv", "extes")] == [None, None]
+
+
+def test_data_without_a_name_are_no_inventory() -> None:
+    with pytest.raises(ValueError, match=r"hold no inventories.*give each move a name"):
+        inventories_of({"one": [{"synonyms": ["ask"]}]})
 
 
 def test_an_unknown_label_is_named_with_close_matches() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from examples.aflow_esc.simulated import all_phrases
-from examples.aflow_esc.strategies import INVENTORIES
+from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES
 from examples.aflow_esc.task import TASK
 from examples.aflow_esc.tokenizer.build import corpus
 from gflowdial.dialogue.config import ComputeConfig, TinyModelConfig
@@ -33,7 +33,7 @@ def test_every_text_survives(text: str) -> None:
 
 
 def test_every_strategy_is_one_token() -> None:
-    names = [name for inventory in INVENTORIES for name in inventory.names]
+    names = [name for inventory in (AFLOW, ESCONV, EXTES) for name in inventory.names]
     assert all(len(tokens(f" {name}")) == 1 for name in names)
 
 

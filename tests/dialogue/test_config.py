@@ -23,7 +23,9 @@ def section(name: str, **changes: Any) -> dict[str, Any]:
     return {name: {**SETTINGS[name], **changes}}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("*/configs/*.yaml")]), ids=lambda path: path.name
+)
 def test_the_configs_that_come_with_the_examples_are_valid(path: Path) -> None:
     load_config(path)
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from examples.aflow_esc import tokenizer
 from examples.aflow_esc.scenes import SupportScene, bundled_scenes
 from examples.aflow_esc.simulated import simulated_roles
-from examples.aflow_esc.strategies import AFLOW, INVENTORIES
+from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES
 from examples.aflow_esc.task import TASK
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
@@ -186,7 +186,7 @@ def test_a_recorded_dialogue_has_the_tokens_of_before(
     torch.testing.assert_close(tree.log_prior.exp(), torch.full((len(action), 8), 1 / 8, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda inventory: inventory.name)
+@pytest.mark.parametrize("inventory", [AFLOW, ESCONV, EXTES], ids=lambda inventory: inventory.name)
 def test_names_are_told_apart_by_their_first_token(inventory: Inventory) -> None:
     code = DialogueEncoder(TOKENIZER, inventory, TEXTS)
     assert all(len(name) == 1 for name in code.names)

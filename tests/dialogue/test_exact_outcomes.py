@@ -49,7 +49,7 @@ def log_flow(world: DialogueEnvironment, state: DialogueState, rewards: tuple[fl
     """log F: Σ R at an end, Σ over moves of the flow that is expected over answers."""
     if world.ended(state):
         return world.trajectory_return(rewards, state) / TAU
-    return float(np.logaddexp.reduce([flow for flow in move_flows(world, state, rewards).values()]))
+    return float(np.logaddexp.reduce(list(move_flows(world, state, rewards).values())))
 
 
 def move_flows(world: DialogueEnvironment, state: DialogueState, rewards: tuple[float, ...]) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""A forbidden move is never taken: not by search, play, a policy, a chat or the exact flow, nor given flow in training."""
+"""A forbidden move is never taken, by search, play, policies, chat or the exact flow, nor given flow in training."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -216,7 +216,7 @@ def test_a_wrong_move_is_refused_below_chance_too() -> None:
     tree = search(environment(stochastic=True), [DialogueState.begin(scenes()[0])], [0], CONFIG)
     check_moves(tree, MOVES)
     wrong = replace(tree, action=torch.where(tree.chance, (tree.action + 1) % 3, tree.action))
-    with pytest.raises(ValueError, match="its move is '.*', but its action '"):
+    with pytest.raises(ValueError, match=r"its move is '.*', but its action '"):
         check_moves(wrong, MOVES)
 
 

@@ -81,7 +81,7 @@ def test_selection_policy_is_the_formula(prior: NDArray[np.float64], data: st.Da
     rho = kappa / (kappa + math.log(total + 1))
     u = [q[a] + weight * prior[a] * math.sqrt(total / (1 + n[a])) for a in range(size)]
     expected = [(1 - rho) * math.exp(u[a]) / sum(map(math.exp, u)) + rho / size for a in range(size)]
-    policy = selection_policy(np.array(q), np.array(n), np.log(prior), kappa=kappa, prior_weight=weight)
+    policy = selection_policy(np.array(q), np.array(n), np.log(prior), SearchConfig(kappa=kappa, prior_weight=weight))
     np.testing.assert_allclose(policy, expected, rtol=1e-10)
     assert policy.sum() == pytest.approx(1)
 
@@ -95,7 +95,7 @@ def test_prior_speaks_before_the_first_visit() -> None:
 def test_prior_enters_as_probabilities_once() -> None:
     """Soft-maxed once more, this sharp prior would be nearly flat: (0.73, 0.27)."""
     prior = np.array([0.999, 0.001])
-    policy = selection_policy(np.zeros(2), np.zeros(2, np.int64), np.log(prior), kappa=0.0)
+    policy = selection_policy(np.zeros(2), np.zeros(2, np.int64), np.log(prior), SearchConfig(kappa=0.0))
     assert policy[0] / policy[1] == pytest.approx(math.exp(0.998), rel=1e-9)
 
 
@@ -103,7 +103,7 @@ def test_uniform_exploration_is_shared_among_all_actions() -> None:
     """With κ huge, μ is uniform at any number of actions: ρ/|A|, not a constant."""
     for size in (2, 8, 16):
         policy = selection_policy(
-            np.arange(size) / 1.0, np.ones(size, np.int64), np.full(size, -np.log(size)), kappa=1e12
+            np.arange(size) / 1.0, np.ones(size, np.int64), np.full(size, -np.log(size)), SearchConfig(kappa=1e12)
         )
         np.testing.assert_allclose(policy, 1 / size, rtol=1e-6)
 
@@ -112,9 +112,10 @@ def test_selection_samples_with_the_frequencies_of_the_policy() -> None:
     """The first action of 20,000 one-simulation trees of one root, against μ (χ², 3 degrees of freedom)."""
     trees = 20_000
     toy = Toy(ending=0.0)
-    found = search(toy, [(0,)] * trees, range(trees), SearchConfig(simulations=1, rollout_length=0, prior_weight=3.0))
+    config = SearchConfig(simulations=1, rollout_length=0, prior_weight=3.0)
+    found = search(toy, [(0,)] * trees, range(trees), config)
     counts = found.root_visits().sum(dim=0).numpy()
-    expected = trees * selection_policy(np.zeros(4), np.zeros(4, np.int64), toy.log_prior([(0,)])[0], prior_weight=3.0)
+    expected = trees * selection_policy(np.zeros(4), np.zeros(4, np.int64), toy.log_prior([(0,)])[0], config)
     assert counts.sum() == trees
     assert ((counts - expected) ** 2 / expected).sum() < 16.3
 
@@ -128,7 +129,7 @@ def test_second_simulation_samples_given_the_first() -> None:
     log_prior = toy.log_prior([(5,)])[0]
 
     def policy(q: list[float], n: list[int]) -> NDArray[np.float64]:
-        return selection_policy(np.array(q, float), np.array(n), log_prior, kappa=0.3, prior_weight=2.0)
+        return selection_policy(np.array(q, float), np.array(n), log_prior, config)
 
     first = policy([0, 0], [0, 0])
     twice = [

@@ -84,9 +84,9 @@ def test_selection_over_allowed_actions_is_selection_without_the_others(
     visits = np.where(allowed, visits, 0)
     with np.errstate(divide="ignore"):
         log_prior = np.log(np.where(allowed, prior, 0) / prior[allowed].sum())
-    policy = selection_policy(value, visits, log_prior, kappa=0.5)
+    policy = selection_policy(value, visits, log_prior, SearchConfig(kappa=0.5))
     assert (policy[~allowed] == 0).all()
-    alone = selection_policy(value[allowed], visits[allowed], log_prior[allowed], kappa=0.5)
+    alone = selection_policy(value[allowed], visits[allowed], log_prior[allowed], SearchConfig(kappa=0.5))
     np.testing.assert_allclose(policy[allowed], alone, rtol=1e-12)
 
 

@@ -11,14 +11,12 @@ from examples.aflow_esc.corpora import forms
 from examples.aflow_esc.corpora.forms import MalformedError, Record, Utterance
 from examples.aflow_esc.corpora.reading import read_records
 from examples.aflow_esc.scenes import SupportScene
-from examples.aflow_esc.strategies import AFLOW, ESCONV, ESCONV_TO_AFLOW, EXTES, EXTES_TO_AFLOW
+from examples.aflow_esc.strategies import AFLOW, INVENTORIES, TO_AFLOW
 from gflowdial.dialogue.corpus import Corpus, CorpusError, Problem
 from gflowdial.dialogue.moves import Inventory, UnknownMoveError
 from gflowdial.dialogue.values import Dialogue, Turn
 
 MergeLabel = Literal["first", "last"]
-
-_INVENTORIES = {"esconv": ESCONV, "lines": ESCONV, "extes": EXTES}
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class SupportCorpus(Corpus):
     """What a file of emotional support holds.
 
     Attributes:
-        form: ``"esconv"``, ``"lines"`` or ``"extes"``; see `forms`.
+        form: the name of its form; see `forms`.
         merge_label: which label a turn of several utterances keeps.
         utterance_counts: the supporter's messages by strategy, before merging.
     """
@@ -43,23 +41,23 @@ def load_corpus(
     merge_label: MergeLabel = "first",
     strict: bool = False,
 ) -> SupportCorpus:
-    """Load a file of dialogues in any of the three forms, told apart by content.
+    """Load a file of dialogues in any form of `forms`, told apart by content.
 
     Args:
         path: a JSON list, or one JSON object a line.
-        inventory: who resolves the labels; by default ESConv's, or ExTES's for that form.
+        inventory: who resolves the labels; by default the one of the form.
         merge_label: whether a turn merged from several utterances keeps their first or their last label.
         strict: raise at the first problem instead of listing it.
 
     Raises:
-        CorpusError: an unusable file, a form that is none of the three, no well-formed dialogue at all, or with
+        CorpusError: an unusable file, a form that is none of those, no well-formed dialogue at all, or with
             ``strict`` the first problem.
     """
     if merge_label not in get_args(MergeLabel):
         raise ValueError(f"merge_label must be one of {get_args(MergeLabel)}, not {merge_label!r}")
     records = read_records(path)
     form = _detect(path, records)
-    inventory = inventory or _INVENTORIES[form]
+    inventory = inventory or INVENTORIES[forms.FORMS[form].inventory]
     dialogues: list[Dialogue] = []
     problems: list[Problem] = []
     counts: Counter[str] = Counter()
@@ -93,12 +91,12 @@ def load_for(path: Path, inventory: Inventory, strict: bool) -> Corpus:
         return corpus
     if inventory != AFLOW:
         raise ValueError(f"the labels are {corpus.inventory.name}'s; choose that or aflow, not {inventory.name}")
-    names = ESCONV_TO_AFLOW if corpus.inventory == ESCONV else EXTES_TO_AFLOW
+    names = TO_AFLOW[corpus.inventory.name]
     return replace(corpus, inventory=inventory, dialogues=[relabel(dialogue, names) for dialogue in corpus.dialogues])
 
 
 def relabel(dialogue: Dialogue, names: Mapping[str, str | None]) -> Dialogue:
-    """The dialogue with its strategies renamed, for instance by `ESCONV_TO_AFLOW`; None takes a label away.
+    """The dialogue with its strategies renamed, for instance by `TO_AFLOW`; None takes a label away.
 
     Raises:
         UnknownMoveError: a strategy that ``names`` does not list.
@@ -117,10 +115,8 @@ def _relabel(turn: Turn, names: Mapping[str, str | None]) -> Turn:
 def _detect(path: Path, records: list[Any]) -> str:
     form = next(filter(None, map(forms.detect, records)), None)
     if form is None:
-        raise CorpusError(
-            f"{path}: fits none of the known forms ({', '.join(forms.READERS)}); expected objects with 'dialog' "
-            "(messages with 'content' or 'text') or with 'content' (messages with 'User' or 'AI')"
-        )
+        known = "; ".join(f"{name}, {form}" for name, form in forms.FORMS.items())
+        raise CorpusError(f"{path}: fits none of the known forms; give objects of one of them: {known}")
     return form
 
 

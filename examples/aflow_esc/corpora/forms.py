@@ -1,4 +1,4 @@
-"""The three data forms, each as a function from a raw record to the same plain record.
+"""The data forms, each with a function from a raw record to the same plain record.
 
 | form | record |
 |---|---|
@@ -39,7 +39,24 @@ class Record(NamedTuple):
     utterances: list[Utterance]
 
 
-Reader = Callable[[Mapping[str, Any]], Record]
+class Form(NamedTuple):
+    """A data form.
+
+    Attributes:
+        read: the plain record of a raw one.
+        messages: the field that holds its messages.
+        marks: fields by which its messages are told from those of other forms.
+        inventory: the name of the inventory that its labels are of.
+    """
+
+    read: Callable[[Mapping[str, Any]], Record]
+    messages: str
+    marks: frozenset[str]
+    inventory: str
+
+    def __str__(self) -> str:
+        return f"{self.messages!r} with messages of {' or '.join(map(repr, sorted(self.marks)))}"
+
 
 _ESCONV_SPEAKERS: Mapping[str, Speaker] = {
     "seeker": "partner",
@@ -54,9 +71,9 @@ def detect(record: Any) -> str | None:
     """The name of the form that a record looks like; None if none."""
     if not isinstance(record, dict):
         return None
-    for name, (messages, mark) in _MARKS.items():
-        first = next(iter(_as_list(record.get(messages))), None)
-        if isinstance(first, dict) and not mark.isdisjoint(first):
+    for name, form in FORMS.items():
+        first = next(iter(_as_list(record.get(form.messages))), None)
+        if isinstance(first, dict) and not form.marks.isdisjoint(first):
             return name
     return None
 
@@ -71,7 +88,7 @@ def read(record: Any, form: str) -> Record:
         raise MalformedError(f"line {record.line} is broken JSON ({record.reason})")
     if not isinstance(record, dict):
         raise MalformedError(f"expected an object, not {_kind(record)}")
-    return READERS[form](record)
+    return FORMS[form].read(record)
 
 
 def _esconv(record: Mapping[str, Any]) -> Record:
@@ -118,14 +135,12 @@ def _extes_utterance(message: Mapping[str, Any]) -> Utterance:
     return Utterance("agent", _text(message, "AI"), _label(message, "AI Strategy"))
 
 
-READERS: Mapping[str, Reader] = {"esconv": _esconv, "lines": _lines, "extes": _extes}
-
-# Where a form keeps its messages, and fields by which its messages are told from the others'.
-_MARKS: Mapping[str, tuple[str, frozenset[str]]] = {
-    "esconv": ("dialog", frozenset({"content", "annotation"})),
-    "lines": ("dialog", frozenset({"text"})),
-    "extes": ("content", frozenset({"User", "AI"})),
+FORMS: Mapping[str, Form] = {
+    "esconv": Form(_esconv, "dialog", frozenset({"content", "annotation"}), "esconv"),
+    "lines": Form(_lines, "dialog", frozenset({"text"}), "esconv"),
+    "extes": Form(_extes, "content", frozenset({"User", "AI"}), "extes"),
 }
+"""All forms by name. A record is of the first that fits it."""
 
 
 def _utterances(messages: list[Any], parse: Callable[[Mapping[str, Any]], Utterance]) -> list[Utterance]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from examples.aflow_esc.simulated import all_phrases
 from examples.aflow_esc.simulated.tables import EMOTIONS, PROBLEMS
-from examples.aflow_esc.strategies import INVENTORIES
+from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES
 from gflowdial.dialogue.language_models import train_tokenizer
 
 
@@ -23,7 +23,7 @@ def corpus() -> Iterator[str]:
     yield from ["A seeker and a supporter talk. Emotion:", ". Problem:"] * 20
     for label in (*EMOTIONS, *PROBLEMS):
         yield f" {label}"
-    for inventory in INVENTORIES:
+    for inventory in (AFLOW, ESCONV, EXTES):
         for name in inventory.names:
             # Often, so that every name becomes a token.
             yield from ["\nStrategy:", f" {name}"] * 20
