@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 
 from gflowdial.dialogue.config import RunConfig
 from gflowdial.losses import LOSSES
+from gflowdial.search import SearchConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("README.md")])
@@ -105,8 +107,11 @@ def keys(section: type[BaseModel]) -> set[str]:
 
 
 def test_every_key_of_the_settings_is_described() -> None:
+    """On the page of the settings; those of the search where they are declared, which the reference shows."""
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert not {key for key in keys(RunConfig) if f"`{key}`" not in text}
+    of_search = {field.name for field in fields(SearchConfig)}
+    assert not {key for key in keys(RunConfig) - of_search if f"`{key}`" not in text}
+    assert not {name for name in of_search if f"\n        {name}: " not in str(SearchConfig.__doc__)}
 
 
 def test_every_loss_is_in_the_reference() -> None:
