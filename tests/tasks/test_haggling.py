@@ -175,10 +175,10 @@ def test_talks_are_an_environment_with_the_flow_of_the_enumeration(
     "loss",
     [
         "trajectory_balance",
-        pytest.param("log_partition_variance", marks=pytest.mark.slow),
-        pytest.param("detailed_balance", marks=pytest.mark.slow),
-        pytest.param("subtrajectory_balance", marks=pytest.mark.slow),
-        pytest.param("flow_matching", marks=pytest.mark.slow),
+        "log_partition_variance",
+        "detailed_balance",
+        "subtrajectory_balance",
+        "flow_matching",
     ],
 )
 def test_the_plain_loop_learns_it(loss: str, histories: HistoryEnvironment[DialogueState]) -> None:
