@@ -19,10 +19,10 @@ from gflowdial import Forest, losses, oracle, segments
 from gflowdial.dag import Dag
 from gflowdial.envs import (
     AppendBits,
-    Dialogue,
     Environment,
     GraphEnvironment,
     Hypergrid,
+    MoveSequences,
     PerfectTree,
     StateGraph,
     StopAnywhere,
@@ -68,7 +68,7 @@ def node_values(nodes: int, generator: torch.Generator) -> Tensor:
     return values
 
 
-def dialogue(generator: torch.Generator) -> Dialogue:
+def dialogue(generator: torch.Generator) -> MoveSequences:
     """Two scenes of three turns with three strategies, in which each pair of turns has a value of its own."""
     value = torch.randn(2, 3, 3, 3, generator=generator, dtype=torch.float64)
 
@@ -76,7 +76,7 @@ def dialogue(generator: torch.Generator) -> Dialogue:
         scene, first, second, third = states.T
         return value[scene, 0, first, second] + value[scene, 1, second, third] + value[scene, 2, first, third]
 
-    return Dialogue(2, 3, 3, log_reward)
+    return MoveSequences(2, 3, 3, log_reward)
 
 
 class Place(NamedTuple):

@@ -195,7 +195,7 @@ class Forest(Rooted):
         return self
 
     def to_jagged(self, values: Tensor) -> Tensor:
-        """Flat values ``[nodes, ...]`` or ``[edges, ...]`` as a nested tensor of layout ``torch.jagged``, a tree a row.
+        """Flat values ``[nodes, ...]`` or ``[edges, ...]`` as a ``torch.jagged`` nested tensor, one tree per row.
 
         Raises:
             ValueError: if ``values`` has another length, or the trees interleave (see `offsets`).

@@ -146,6 +146,6 @@ def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> F
         log_reach = log_reach.index_copy(0, level.nodes, reached)
     reachable = log_reach[dag.source] > -torch.inf
     check_normalised("log_pf", log_pf[reachable], "out of", dag.source[reachable], dag.num_nodes)
-    # Whoever lies below two roots has no one probability: this raises.
+    # A terminal below two roots has no single probability: this raises.
     _ = dag.root_of
     return log_reach[dag.terminals]

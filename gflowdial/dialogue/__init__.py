@@ -6,6 +6,8 @@ of a task and its roles, and `gflowdial.dialogue.canned`, which has roles for si
 stages and the command line are modules of this package too and need the extra ``dialogue``.
 """
 
+from typing import TYPE_CHECKING
+
 from gflowdial.dialogue.corpus import Corpus, CorpusError, Problem
 from gflowdial.dialogue.moves import Inventory, Move, UnknownMoveError
 from gflowdial.dialogue.roles import (
@@ -29,31 +31,24 @@ from gflowdial.dialogue.task import (
     load_task,
 )
 from gflowdial.dialogue.values import Dialogue, Scene, Turn
+from gflowdial.faces import lazy_face
 
-__all__ = [
-    "CONTINUES",
-    "Agent",
-    "Corpus",
-    "CorpusError",
-    "Criterion",
-    "Dialogue",
-    "Inventory",
-    "Judge",
-    "Move",
-    "Partner",
-    "Prior",
-    "Problem",
-    "PromptTemplate",
-    "Prompts",
-    "Reply",
-    "Roles",
-    "Scene",
-    "StatusQuestion",
-    "StochasticPartner",
-    "Task",
-    "TaskError",
-    "Template",
-    "Turn",
-    "UnknownMoveError",
-    "load_task",
-]
+if TYPE_CHECKING:
+    from gflowdial.dialogue.encoding import DialogueEncoder
+    from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
+    from gflowdial.dialogue.policies import DialoguePolicy, LearnedPolicy, PriorPolicy, SearchPolicy, UniformPolicy
+
+__all__ = ["CONTINUES", "Agent", "Corpus", "CorpusError", "Criterion", "Dialogue", "Inventory", "Judge", "Move"]
+__all__ += ["Partner", "Prior", "Problem", "PromptTemplate", "Prompts", "Reply", "Roles", "Scene", "StatusQuestion"]
+__all__ += ["StochasticPartner", "Task", "TaskError", "Template", "Turn", "UnknownMoveError", "load_task"]
+__all__ += ["DialogueEncoder", "DialogueEnvironment", "DialoguePolicy", "DialogueState", "LearnedPolicy"]
+__all__ += ["PriorPolicy", "SearchPolicy", "UniformPolicy"]
+
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "encoding": ["DialogueEncoder"],
+        "environment": ["DialogueEnvironment", "DialogueState"],
+        "policies": ["DialoguePolicy", "LearnedPolicy", "PriorPolicy", "SearchPolicy", "UniformPolicy"],
+    },
+)

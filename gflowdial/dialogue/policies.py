@@ -33,7 +33,7 @@ class DialoguePolicy(Protocol):
     def log_policy(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
         """Log-probabilities of the next move, ``[B, A]``; each dialogue ends with the partner.
 
-        What it gives to forbidden moves does not matter: whoever acts takes `DialogueEnvironment.restrict` of it.
+        What it gives to forbidden moves does not matter: `DialogueEnvironment.restrict` takes them out.
         """
 
 

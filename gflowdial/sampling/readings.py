@@ -18,7 +18,7 @@ from gflowdial.shapes import Bool, Float, Int, Tensor
 def read_trajectories(
     environment: Environment, estimator: FlowEstimator, trajectories: Trajectories, reference: Policy | None = None
 ) -> Reading:
-    """The inputs of every loss on ``trajectories``, whoever sampled them.
+    """The inputs of every loss on ``trajectories``, from any sampler.
 
     States that are visited more than once are read once. Actions that the estimator's masks exclude have log P = -inf.
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gflowdial.envs.dialogue import Dialogue
 from gflowdial.envs.environment import Environment
+from gflowdial.envs.move_sequences import MoveSequences
 from gflowdial.search.answers import ask_prior, check_finite, take_step
 from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, State, Transition
 from gflowdial.shapes import Bool, Float, Int, Tensor
@@ -71,7 +71,7 @@ class SearchView:
         return torch.tensor(states, device=self.environment.initial_states.device)
 
 
-class HistoryEnvironment(Dialogue, Generic[State]):
+class HistoryEnvironment(MoveSequences, Generic[State]):
     """A deterministic search environment as one of `gflowdial.envs`: trajectories, replay and every loss run in it.
 
     A state is the number of the root and the actions so far, −1 for turns to come. log R = G / temperature. The other

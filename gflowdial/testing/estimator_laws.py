@@ -37,7 +37,7 @@ def check_estimator(
     Args:
         estimator: what to check.
         environment: keeps its own laws, see `check_environment`.
-        learned: the outputs that hang on parameters; add "log_pb" for a learned P_B, leave out what is fixed.
+        learned: the outputs that depend on parameters; add "log_pb" for a learned P_B, leave out what is fixed.
         max_states: how many states are looked at in breadth.
 
     Raises:

@@ -25,7 +25,7 @@ class _Printer(Protocol):
 class Flow:
     """All that a loss reads, in float64: see the losses for the fields.
 
-    Its repr is a table, a node a row; an edge stands with the node that it leads to.
+    Its repr is a table with one row per node; an edge is in the row of the node that it leads to.
 
     Attributes:
         log_z: log Z of each tree.
@@ -101,7 +101,7 @@ class PaddedBatch:
         log_pb: log P_B of the actions.
         log_reward: log R of each trajectory's end.
         padding: what fills ``log_flow`` behind the end, twice that ``log_pf`` and five times that ``log_pb``, so that
-            no difference of them vanishes; no loss may hang on it.
+            no difference of them vanishes; no loss may depend on it.
     """
 
     flow: Flow

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 MOVED = {
+    "gflowdial.envs": ("Dialogue",),
     "gflowdial.sampling": ("evaluate", "Evaluation", "Prefixes", "StateFlows", "StoppingEnvironment", "state_flows"),
     "gflowdial.search": ("SearchForest",),
     "gflowdial.training": ("environment_objectives", "objectives"),

@@ -6,11 +6,11 @@ from torch import Tensor
 from gflowdial.dag import Dag
 from gflowdial.envs import (
     AppendBits,
-    Dialogue,
     Environment,
     GraphEnvironment,
     Hypergrid,
     InsertBits,
+    MoveSequences,
     PerfectTree,
     SetBuilding,
     StopAnywhere,
@@ -47,8 +47,8 @@ ENVIRONMENTS: dict[str, Environment] = {
     "SetBuilding": SetBuilding(numbers(5), 3),
     "PerfectTree": PerfectTree(3, numbers(27)),
     "GraphEnvironment": GraphEnvironment(TWO_ROOTS, numbers(4)),
-    "Dialogue": Dialogue(2, 3, 3, worth),
-    "Dialogue, ended": Dialogue(2, 3, 4, worth, ended=leaves_early),
+    "MoveSequences": MoveSequences(2, 3, 3, worth),
+    "MoveSequences, ended": MoveSequences(2, 3, 4, worth, ended=leaves_early),
     "StopAnywhere": StopAnywhere(SetBuilding(numbers(4), 3)),
-    "StopAnywhere, dialogue": StopAnywhere(Dialogue(2, 3, 3, worth, ended=leaves_early)),
+    "StopAnywhere, dialogue": StopAnywhere(MoveSequences(2, 3, 3, worth, ended=leaves_early)),
 }

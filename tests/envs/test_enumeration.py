@@ -13,11 +13,11 @@ from gflowdial import oracle
 from gflowdial.dag import Dag
 from gflowdial.envs import (
     AppendBits,
-    Dialogue,
     Environment,
     GraphEnvironment,
     Hypergrid,
     InsertBits,
+    MoveSequences,
     PerfectTree,
     SetBuilding,
     StateGraph,
@@ -38,9 +38,9 @@ environments = pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids
         (InsertBits(MODES, 2), 5**3, 3 * 4 * 5**2, 4**3),
         (SetBuilding(numbers(7), 3), 1 + 7 + 21 + 35, 7 + 21 * 2 + 35 * 3, comb(7, 3)),
         (PerfectTree(3, numbers(27)), 1 + 3 + 9 + 27, 3 + 9 + 27, 27),
-        (Dialogue(2, 3, 3, worth), 2 * (1 + 3 + 9 + 27), 2 * (3 + 9 + 27), 2 * 27),
+        (MoveSequences(2, 3, 3, worth), 2 * (1 + 3 + 9 + 27), 2 * (3 + 9 + 27), 2 * 27),
         # Of the dialogues under way, strategies 0 and 1 only, three steps lead on from each.
-        (Dialogue(2, 3, 3, worth, ended=leaves_early), 2 * (1 + 3 + 6 + 12), 2 * (3 + 6 + 12), 2 * (1 + 2 + 12)),
+        (MoveSequences(2, 3, 3, worth, ended=leaves_early), 2 * (1 + 3 + 6 + 12), 2 * (3 + 6 + 12), 2 * (1 + 2 + 12)),
         (StopAnywhere(SetBuilding(numbers(4), 2)), 2 * 11, 4 + 6 * 2 + 11, 11),
         (GraphEnvironment(TWO_ROOTS, numbers(4)), 9, 11, 4),
     ],

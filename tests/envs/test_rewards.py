@@ -10,10 +10,10 @@ from specimens import MODES, leaves_early, numbers, worth
 from gflowdial.dag import Dag
 from gflowdial.envs import (
     AppendBits,
-    Dialogue,
     GraphEnvironment,
     Hypergrid,
     InsertBits,
+    MoveSequences,
     PerfectTree,
     SetBuilding,
     StopAnywhere,
@@ -93,7 +93,7 @@ def test_a_graph_pays_at_its_terminals_in_their_order() -> None:
 
 
 def test_a_dialogue_ends_when_the_state_says_so() -> None:
-    dialogue = Dialogue(2, 3, 4, worth, ended=leaves_early)
+    dialogue = MoveSequences(2, 3, 4, worth, ended=leaves_early)
     states = torch.tensor([[0, 1, -1, -1, -1], [1, 1, 2, -1, -1], [0, 1, 1, 0, 1], [1, -1, -1, -1, -1]])
     assert dialogue.forward_mask(states).any(1).tolist() == [True, False, False, True]
     assert dialogue.backward_mask(states).tolist() == [
@@ -148,4 +148,4 @@ def test_what_cannot_be_built_is_refused() -> None:
     with pytest.raises(ValueError, match="node 2 lies below the roots 0 and 1"):
         GraphEnvironment(Dag.from_adjacency([[2], [2], []]), torch.zeros(1))
     with pytest.raises(ValueError, match="needs a scene, a strategy and a turn at least"):
-        Dialogue(0, 3, 4, worth)
+        MoveSequences(0, 3, 4, worth)

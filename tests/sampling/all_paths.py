@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gflowdial.dag import Dag
-from gflowdial.envs import Dialogue, Environment, GraphEnvironment, Hypergrid, InsertBits, PerfectTree
+from gflowdial.envs import Environment, GraphEnvironment, Hypergrid, InsertBits, MoveSequences, PerfectTree
 
 Path = tuple[tuple[int, ...], ...]
 """The states of a trajectory."""
@@ -30,7 +30,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     ),
     "tree": PerfectTree(2, scores(2, 8)),
     "bits": InsertBits(torch.tensor([[0, 1, 1], [1, 1, 0]])),
-    "dialogue": Dialogue(3, 2, 3, dialogue_reward, ended=lambda states: states[:, 1] == 1),
+    "dialogue": MoveSequences(3, 2, 3, dialogue_reward, ended=lambda states: states[:, 1] == 1),
 }
 
 

@@ -14,7 +14,7 @@ from test_mcts import State, Toy, noise
 from worlds import Chancy, Masked
 
 from gflowdial import oracle
-from gflowdial.envs import Dialogue, Environment, Hypergrid, PerfectTree, enumerate_states
+from gflowdial.envs import Environment, Hypergrid, MoveSequences, PerfectTree, enumerate_states
 from gflowdial.estimators import TabularFlow
 from gflowdial.search import HistoryEnvironment, SearchConfig, SearchTree, SearchView, enumerate_tree, search
 from gflowdial.testing import check_environment
@@ -167,7 +167,7 @@ def test_exact_flows_are_the_same_both_ways(ending: float, masking: float, tempe
     "environment",
     [
         PerfectTree(3, torch.linspace(-1, 1, 27)),
-        Dialogue(2, 3, 3, lambda states: states.sum(1).double() / 3, ended=lambda states: states[:, 1] == 1),
+        MoveSequences(2, 3, 3, lambda states: states.sum(1).double() / 3, ended=lambda states: states[:, 1] == 1),
     ],
 )
 def test_a_tree_environment_has_the_same_flows_in_search(environment: Environment) -> None:

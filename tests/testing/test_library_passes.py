@@ -33,7 +33,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "graph of two components": envs.GraphEnvironment(
         Dag.from_adjacency([[1, 2, 2], [3], [3], [], [5, 6], [], []]), rewards(3)
     ),
-    "dialogue": envs.Dialogue(2, 3, 3, of_dialogue, ended=lambda states: states[:, 1] == 2),
+    "dialogue": envs.MoveSequences(2, 3, 3, of_dialogue, ended=lambda states: states[:, 1] == 2),
     "stop anywhere": envs.StopAnywhere(envs.SetBuilding(rewards(4), 2)),
 }
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from gflowdial import losses, oracle
 from gflowdial.dag import Dag
 from gflowdial.envs import (
-    Dialogue,
     Environment,
     GraphEnvironment,
     Hypergrid,
+    MoveSequences,
     PerfectTree,
     SetBuilding,
     StateGraph,
@@ -45,7 +45,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "tree": PerfectTree(2, normal(2, 8)),
     "hypergrid": Hypergrid(2, 3),
     "sets": StopAnywhere(SetBuilding(normal(3, 3), 2)),
-    "dialogue": Dialogue(2, 2, 3, dialogue_reward, ended=lambda states: states[:, 1] == 1),
+    "dialogue": MoveSequences(2, 2, 3, dialogue_reward, ended=lambda states: states[:, 1] == 1),
 }
 STOPS = {"hypergrid", "sets"}
 KNOWS_TURNS = {"hypergrid", "sets", "dialogue"}

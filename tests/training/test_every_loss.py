@@ -14,7 +14,7 @@ from random_trees import ACTIONS, encoded_tree, encoded_trees
 from test_collator import chance_tree
 from transformers import LlamaForCausalLM, set_seed
 
-from gflowdial.envs import Dialogue, Environment, Hypergrid
+from gflowdial.envs import Environment, Hypergrid, MoveSequences
 from gflowdial.estimators import MLPTrunk, NetworkFlow, TabularLogZ
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.losses import LOSSES, Reading, inputs_of, loss_on
@@ -84,7 +84,9 @@ def environment_case(name: str) -> tuple[Environment, NetworkFlow, Trajectories]
     torch.manual_seed(0)
     weights = torch.tensor([1.0, 0.3, 0.2, 0.1])
     here: Environment = (
-        Hypergrid(2, 5) if name == "hypergrid" else Dialogue(2, 3, 3, lambda states: (states.double() * weights).sum(1))
+        Hypergrid(2, 5)
+        if name == "hypergrid"
+        else MoveSequences(2, 3, 3, lambda states: (states.double() * weights).sum(1))
     )
     conditions = len(here.initial_states)
     trunk = MLPTrunk(here.num_features, width=16)

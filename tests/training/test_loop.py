@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from gflowdial import Forest, losses
-from gflowdial.envs import Dialogue, enumerate_states
+from gflowdial.envs import MoveSequences, enumerate_states
 from gflowdial.estimators import MLPTrunk, NetworkFlow, NetworkLogZ, TabularFlow
 from gflowdial.replay import Replay
 from gflowdial.sampling import Terminals, Trajectories
 from gflowdial.training.loop import TrainingStep, train
 
-SCENES = Dialogue(3, 2, 2, lambda states: states.sum(1).double())
+SCENES = MoveSequences(3, 2, 2, lambda states: states.sum(1).double())
 GRAPH = enumerate_states(SCENES)
 
 

@@ -221,7 +221,7 @@ class LocalModel:
             self._pass(batch, ())
 
     def _batch(self, prompts: list[Prompt], tokens: list[list[int]], room: int) -> _Batch:
-        # The last token of a prompt is always read: what follows hangs on its logits.
+        # The last token of a prompt is always read: what follows depends on its logits.
         found = [self.prefixes.find(ids[:-1]) for ids in tokens]
         past = BLOCK * max(map(len, found))
         length = past + max(len(ids) - BLOCK * len(slots) for ids, slots in zip(tokens, found, strict=True))

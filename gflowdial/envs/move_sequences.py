@@ -1,4 +1,4 @@
-"""Dialogues as sequences of strategies, one condition a scene."""
+"""Dialogues as sequences of moves, with one condition per scene."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,17 @@ from gflowdial.shapes import Bool, Float, Int, Tensor
 OPEN = -1
 
 
-class Dialogue:
-    """Choose a support strategy a turn until the dialogue ends. A tree for every scene, so log P_B = 0.
+class MoveSequences:
+    """Choose one move per turn until the dialogue ends. Every scene has a tree, so log P_B = 0.
 
-    A state is the scene's number and the strategies so far, -1 for turns to come: ``[scene, a_1, a_2, -1, -1]``. What
-    the dialogue is worth is a function of states, so nothing is random: a seeker that answers at random needs the
+    A state is the scene's number and the moves so far, -1 for turns to come: ``[scene, a_1, a_2, -1, -1]``. What
+    the dialogue is worth is a function of states, so nothing is random: a partner who answers at random needs the
     losses for stochastic environments.
 
     Args:
         num_scenes: scenes, which are the conditions.
-        num_strategies: strategies, which are the actions.
-        max_turns: strategies of the longest dialogue.
+        num_moves: moves, which are the actions.
+        max_turns: moves of the longest dialogue.
         log_reward: log R of a batch of states, ``[states, width] -> [states]``. If it knows unfinished dialogues too,
             a turn's share in it is its value after the turn less that before: the ``log_turn_reward`` of the
             forward-looking losses.
@@ -30,28 +30,28 @@ class Dialogue:
     def __init__(
         self,
         num_scenes: int,
-        num_strategies: int,
+        num_moves: int,
         max_turns: int,
         log_reward: Callable[[Tensor], Tensor],
         *,
         ended: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if min(num_scenes, num_strategies, max_turns) < 1:
+        if min(num_scenes, num_moves, max_turns) < 1:
             raise ValueError(
-                f"needs a scene, a strategy and a turn at least; got {num_scenes}, {num_strategies} and {max_turns}."
+                f"needs a scene, a move and a turn at least; got {num_scenes}, {num_moves} and {max_turns}."
             )
         self.log_reward = log_reward
         self._ended = ended
-        self.num_actions = num_strategies
-        self.num_features = num_scenes + max_turns * num_strategies
+        self.num_actions = num_moves
+        self.num_features = num_scenes + max_turns * num_moves
         self._scenes = torch.arange(num_scenes, device=device)
-        self._strategies = torch.arange(num_strategies, device=device)
+        self._moves = torch.arange(num_moves, device=device)
         self.initial_states = torch.nn.functional.pad(self._scenes[:, None], (0, max_turns), value=OPEN)
 
     def features(self, states: Int[Tensor, "states width"]) -> Float[Tensor, "states features"]:
-        """The scene and each turn's strategy, one-hot; zeros for turns to come."""
-        scene, turns = states[:, :1] == self._scenes, states[:, 1:, None] == self._strategies
+        """The scene and each turn's move, one-hot; zeros for turns to come."""
+        scene, turns = states[:, :1] == self._scenes, states[:, 1:, None] == self._moves
         return torch.cat([scene, turns.flatten(1)], 1).float()
 
     def forward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
@@ -62,7 +62,7 @@ class Dialogue:
 
     def backward_mask(self, states: Int[Tensor, "states width"]) -> Bool[Tensor, "states actions"]:
         last = (states != OPEN).sum(1, keepdim=True) - 1
-        return (states.gather(1, last) == self._strategies) & (last > 0)
+        return (states.gather(1, last) == self._moves) & (last > 0)
 
     def step(self, states: Int[Tensor, "states width"], actions: Int[Tensor, " states"]) -> Int[Tensor, "states width"]:
         return states.scatter(1, (states != OPEN).sum(1, keepdim=True), actions[:, None])
