@@ -9,9 +9,9 @@ import torch
 from tiny_model import tiny_model
 from transformers import set_seed
 
-from gflowdial.dialogue import Inventory, Task
+from gflowdial.dialogue import Inventory, Task, Template
 from gflowdial.dialogue.chat import chat
-from gflowdial.dialogue.encoding import DialogueEncoder
+from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.speakers import DescribingAgent, Speaker
@@ -24,7 +24,7 @@ from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 def untrained(inventory: Inventory) -> LearnedPolicy:
     """A policy whose weights are always the same."""
     model, tokenizer = tiny_model()
-    encoder = DialogueEncoder(tokenizer, inventory)
+    encoder = DialogueEncoder(tokenizer, inventory, DialogueTexts(Template(), "Agent", "Partner"))
     set_seed(0)
     return LearnedPolicy(LanguageModelPolicy.with_lora(model, encoder.names, rank=4, alpha=8).eval(), encoder)
 

@@ -16,6 +16,7 @@ from examples.aflow_esc.task import TASK
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.moves import Inventory
+from gflowdial.dialogue.task import Template
 from gflowdial.dialogue.trees import recorded_tree
 from gflowdial.dialogue.values import Dialogue, Scene, Turn
 from gflowdial.estimators.language_model import LanguageModelPolicy
@@ -197,8 +198,9 @@ def test_another_task_has_other_texts() -> None:
     scene = Scene("s", "Hello {there}.")
     said = Dialogue.begin(scene).then(Turn("agent", "Hi.", "Ask"), Turn("partner", "Bye."))
     plain = ["Agent and Partner talk.", "\nPartner: Hello {there}.", "\nMove: Ask\nAgent: Hi.", "\nPartner: Bye."]
-    assert list(DialogueTexts().of([said])) == plain
-    code = DialogueEncoder(TOKENIZER, AFLOW)
+    texts = DialogueTexts(Template(), "Agent", "Partner")
+    assert list(texts.of([said])) == plain
+    code = DialogueEncoder(TOKENIZER, AFLOW, texts)
     assert TOKENIZER.decode(code.transcript(said)) == "".join(plain)
     assert TOKENIZER.decode(code.branch) == "\nMove:"
 
