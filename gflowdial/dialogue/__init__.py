@@ -44,7 +44,7 @@ __all__ += ["StochasticPartner", "Task", "TaskError", "Template", "Turn", "Unkno
 __all__ += ["DialogueEncoder", "DialogueEnvironment", "DialoguePolicy", "DialogueState", "LearnedPolicy"]
 __all__ += ["PriorPolicy", "SearchPolicy", "UniformPolicy"]
 
-__getattr__, __dir__ = lazy_face(
+__getattr__, _ = lazy_face(
     __name__,
     {
         "encoding": ["DialogueEncoder"],
@@ -52,3 +52,7 @@ __getattr__, __dir__ = lazy_face(
         "policies": ["DialoguePolicy", "LearnedPolicy", "PriorPolicy", "SearchPolicy", "UniformPolicy"],
     },
 )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

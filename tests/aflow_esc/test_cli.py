@@ -329,7 +329,6 @@ def test_training_on_trees_of_other_settings(
             f"{finished} was searched with roles (kind='simulated' max_turns=2), not (",
         ),
         (section("data", limit=9), f"{finished} was searched with data "),
-        ({"inventory": "aflow"}, f"{finished} was searched with inventory (None), not (aflow): its trees do not fit"),
         ({"seeds": [0, 5]}, f"{finished / 'seed-5' / 'trees.jsonl'} is missing: search first"),
         (
             {**LABELS, "data": {"source": str(corpus)}, "inventory": "aflow"},

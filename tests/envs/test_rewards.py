@@ -147,5 +147,5 @@ def test_what_cannot_be_built_is_refused() -> None:
         GraphEnvironment(Dag.from_adjacency([[1], []]), torch.zeros(2))
     with pytest.raises(ValueError, match="node 2 lies below the roots 0 and 1"):
         GraphEnvironment(Dag.from_adjacency([[2], [2], []]), torch.zeros(1))
-    with pytest.raises(ValueError, match="needs a scene, a strategy and a turn at least"):
+    with pytest.raises(ValueError, match="needs a scene, a move and a turn at least"):
         MoveSequences(0, 3, 4, worth)

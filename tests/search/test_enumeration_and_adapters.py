@@ -18,6 +18,7 @@ from gflowdial.envs import Environment, Hypergrid, MoveSequences, PerfectTree, e
 from gflowdial.estimators import TabularFlow
 from gflowdial.search import HistoryEnvironment, SearchConfig, SearchTree, SearchView, enumerate_tree, search
 from gflowdial.testing import check_environment
+from gflowdial.training import train
 
 ROOTS = [(1,), (2,)]
 
@@ -238,14 +239,10 @@ def test_tabular_trajectory_balance_learns_the_world() -> None:
 
 
 def train_trajectory_balance(environment: Environment, learner: TabularFlow) -> None:
-    from gflowdial.training.environment_objectives import trajectory_balance
-
-    from gflowdial.training.loop import train
-
     optimiser = torch.optim.Adam(learner.parameters(), lr=0.05)
     generator = torch.Generator().manual_seed(0)
     options = {"steps": 300, "batch_size": 32, "generator": generator, "epsilon": 0.1}
-    for _ in train(environment, learner, trajectory_balance, optimiser, **options):
+    for _ in train(environment, learner, "trajectory_balance", optimiser, **options):
         pass
 
 
