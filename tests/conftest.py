@@ -18,7 +18,7 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def tiny_llama() -> Callable[[int], LlamaForCausalLM]:
-    """A fresh random Llama with 50 tokens for each call; weights are large, so that what it says hangs on its input."""
+    """A fresh random Llama with 50 tokens for each call; weights are large, so that its answer depends on its input."""
 
     def build(seed: int) -> LlamaForCausalLM:
         torch.manual_seed(seed)

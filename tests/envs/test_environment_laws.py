@@ -10,7 +10,7 @@ from torch import Tensor
 from gflowdial.envs import Environment, enumerate_states
 
 environments = pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
-# Whoever walks on for longer goes round in a circle.
+# A longer walk goes round in a circle.
 LONGEST = 20
 
 

@@ -24,7 +24,7 @@ def noise(state: State, salt: int) -> float:
 
 @dataclass
 class Toy:
-    """A state is its root's name and the actions since; rewards, priors and ends hang on the state alone."""
+    """A state is its root's name and the actions since; rewards, priors and ends depend on the state alone."""
 
     num_actions: int = 4
     ending: float = 0.2

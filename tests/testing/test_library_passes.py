@@ -123,7 +123,7 @@ def variance(
     ids=lambda loss: loss.__qualname__,
 )
 def test_losses_that_take_more(loss: Callable[..., Tensor]) -> None:
-    # Numbers that hang on a node's number would make these adapters depend on it.
+    # Numbers that depend on a node's number would make these adapters depend on it.
     check_loss(loss, over_trees="other", max_examples=10)
 
 
