@@ -1,4 +1,4 @@
-"""P_F and P_B are distributions over valid actions, gradients are finite, and no state's answer depends on another's."""
+"""P_F and P_B are distributions over valid actions, gradients are finite, and no answer depends on another state."""
 
 import pytest
 import torch
