@@ -4,9 +4,9 @@ An estimator on trajectories of an environment, a language model on search trees
 `Reading`, so that a loss is written once and trains wherever its inputs are known.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from inspect import Parameter, signature
 from typing import Any, TypeVar
 
@@ -162,10 +162,16 @@ def reads(part: str) -> Callable[[Function], Function]:
 def _parameters(function: Callable[..., Any]) -> dict[str, bool]:
     """The parameters of a loss that nothing binds yet, and whether each is required."""
     bound = function.keywords if isinstance(function, partial) else {}
+    read = _signature if isinstance(function, Hashable) else _signature.__wrapped__
+    return {name: required for name, required in read(function).items() if name not in bound}
+
+
+@lru_cache(maxsize=256)
+def _signature(function: Callable[..., Any]) -> dict[str, bool]:
     return {
         name: parameter.default is Parameter.empty
         for name, parameter in signature(function).parameters.items()
-        if name not in bound and parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+        if parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
     }
 
 

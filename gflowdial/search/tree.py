@@ -70,6 +70,9 @@ class SearchTree(Generic[State]):
             raise ValueError("there are no trees to merge")
         if len({tree.num_actions for tree in trees}) > 1:
             raise ValueError(f"the trees have {sorted({tree.num_actions for tree in trees})} actions: merge equal ones")
+        if len(trees) == 1:
+            # What its forest has derived is kept with it.
+            return trees[0]
         return SearchTree(
             forest=Forest.concatenate([tree.forest for tree in trees]),
             states=tuple(state for tree in trees for state in tree.states),
