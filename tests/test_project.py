@@ -46,7 +46,8 @@ def test_cited_papers_are_sources_of_the_library() -> None:
 
 def test_make_help_describes_every_target() -> None:
     targets = re.findall(r"^\.PHONY: (.+)$", read("Makefile"), re.MULTILINE)[0].split()
-    done = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["make", "--no-print-directory", "help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     described = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert list(described) == targets
     assert all(described.values())
