@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from gflowdial.dialogue.cards import write_card
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
+from gflowdial.dialogue.local.loading import load_language_model
 from gflowdial.dialogue.moves import Inventory, Move
 from gflowdial.dialogue.roles import Prior
 from gflowdial.dialogue.task import Template
@@ -118,6 +119,8 @@ class LearnedPolicy:
         if not (folder / _SETTINGS).is_file():
             raise FileNotFoundError(f"{folder} holds no policy on dialogues ({_SETTINGS} is missing): train one first")
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        if language_model is None and (base := settings["facts"].get("language_model")):
+            language_model, _ = load_language_model(base, device=device, dtype=str(dtype).removeprefix("torch."))
         model = LanguageModelPolicy.from_pretrained(
             folder, language_model, attention=attention, device=device, dtype=dtype
         )

@@ -113,6 +113,9 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         "safety": setting.task.safety,
     }
     with_base = run.config.model.kind == "tiny"
+    if run.config.model.kind == "pretrained":
+        base = run.config.model.name
+        facts["language_model"] = str(Path(base).resolve()) if Path(base).is_dir() else base
     _whole(run.policy(seed, name), partial(policy.save_pretrained, facts=facts, with_base=with_base))
 
 

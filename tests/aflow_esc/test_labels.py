@@ -13,8 +13,10 @@ from miniature import LABELS, contents, run
 
 from gflowdial.dialogue import labels as label_evaluation
 from gflowdial.dialogue.labels import _row
+from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.setting import Setting
+from gflowdial.dialogue.values import Dialogue
 from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias
 
 METHODS = LABELS["training"]["methods"]
@@ -115,3 +117,16 @@ def test_the_interval_is_a_bootstrap_over_dialogues() -> None:
     per_dialogue = np.mean([[np.mean(g == t) for g, t in zip(guess, true, strict=True)] for guess in guesses], axis=0)
     half = 1.96 * per_dialogue.std(ddof=1) / np.sqrt(len(true))
     assert (row["accuracy"].high - row["accuracy"].low) / 2 == pytest.approx(half, rel=0.15)
+
+
+def test_a_policy_names_the_model_that_it_is_on(labelled: Path, setting: Setting, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(labelled / "seed-0" / "policies" / "afpo_anchored", moved)
+    policy = LearnedPolicy.from_pretrained(moved)
+    named = Path(policy.facts["language_model"])
+    assert named.is_absolute()
+    assert (named / "config.json").is_file()
+    dialogue = setting.dialogues[1][0]
+    prefix = Dialogue(dialogue.scene, dialogue.turns[:1])
+    wanted = setting.learned(Run.open(labelled), 0, "afpo_anchored").log_policy([prefix])
+    assert np.array_equal(policy.log_policy([prefix]), wanted)
