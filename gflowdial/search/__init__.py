@@ -3,7 +3,7 @@
 from gflowdial.faces import lazy_face
 from gflowdial.search.adapters import HistoryEnvironment, SearchView
 from gflowdial.search.enumeration import enumerate_tree
-from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition
+from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition, count_steps
 from gflowdial.search.files import TreeFileError, read_trees_file, search_to_file, tree_seed, write_trees
 from gflowdial.search.mcts import search
 from gflowdial.search.selection import SearchConfig, selection_policy
@@ -21,6 +21,7 @@ __all__ = [
     "SearchView",
     "Transition",
     "TreeFileError",
+    "count_steps",
     "enumerate_tree",
     "read_trees_file",
     "search",
