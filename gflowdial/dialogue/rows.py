@@ -161,7 +161,8 @@ def _searched(setting: Setting, name: str, scenes: Sequence[Scene], seed: int) -
     config = search_config(setting, int(name.removeprefix(_SEARCH)))
     played = play(environment, SearchPolicy(counted, config, seed), scenes, setting.config.evaluation.episodes, seed)
     outcomes = [
-        sampled_outcome(environment, episodes, steps[scene]) for scene, episodes in zip(scenes, played, strict=True)
+        sampled_outcome(environment, episodes, float(steps[scene]))
+        for scene, episodes in zip(scenes, played, strict=True)
     ]
     return Cell(outcomes, 0, [episode for episodes in played for episode in episodes])
 
