@@ -106,7 +106,7 @@ def _conversations(run: Run, setting: Setting, report: Report) -> Evaluated:
         for part in (HELD_OUT, TRAINING)
     )
     held_out, temperature = cells[HELD_OUT], config.training.temperature
-    number = len(setting.scenes[0])
+    number = len(setting.scenes.train)
     title = f"{len(scenes[HELD_OUT])} held-out scenes ({number} for training), target R = exp(G/{temperature:g})"
     interval, over = _intervals(len(config.seeds))
     facts = {

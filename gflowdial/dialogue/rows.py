@@ -80,8 +80,8 @@ def row_names(setting: Setting) -> list[str]:
 
 def scenes_of(setting: Setting) -> dict[str, list[Scene]]:
     """By part, the scenes that rows are computed on: all held-out ones, and as many of the first for training."""
-    train, held_out = setting.scenes
-    return {HELD_OUT: held_out, TRAINING: train[: len(held_out)]}
+    held_out = setting.scenes.held_out
+    return {HELD_OUT: held_out, TRAINING: setting.scenes.train[: len(held_out)]}
 
 
 def enumerated_scenes(setting: Setting) -> Enumerated | None:
