@@ -12,11 +12,13 @@ from inspect import signature
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from gflowdial import losses
 from gflowdial.forest import Forest
 from gflowdial.losses import LOSSES, Loss
 from gflowdial.losses.afpo import FlowReading, Variant
-from gflowdial.shapes import Float, Tensor
+from gflowdial.shapes import Bool, Float, Tensor
 from gflowdial.training.readings import TREE_INPUTS
 from gflowdial.training.trees import Untried
 
@@ -31,12 +33,16 @@ class Method:
         loss: what it minimises.
         untried: what becomes of untried actions.
         read_leaves: whether the loss has a free flow at leaves.
+        anchor_frontier: whether leaves that have not ended are anchored as if they had.
+        on_policy: whether a batch must hold rollouts of the current policy alone.
         ranks_by_value: whether log V(s, a) is trained to rank actions, so that it counts when one acts without search.
     """
 
     loss: Loss
-    untried: Untried
+    untried: Untried = "free"
     read_leaves: bool = False
+    anchor_frontier: bool = False
+    on_policy: bool = False
     ranks_by_value: bool = False
 
 
@@ -46,15 +52,20 @@ def afpo(
     log_state_flow: Float[Tensor, " nodes"],
     log_pf: Float[Tensor, " edges"],
     log_reward: Float[Tensor, " leaves"],
+    ended: Bool[Tensor, " leaves"],
     forest: Forest,
     *,
     variant: Variant = "anchored",
     flow: FlowReading = "edge",
 ) -> Float[Tensor, ""]:
-    """`losses.afpo` of ``log Q̂ + log V``: V(s) where the flow is that of states, else V(s, a) of the action into it."""
+    """`losses.afpo` of ``log Q̂ + log V``: V(s) where the flow is that of states, else V(s, a) of the action into it.
+
+    A leaf that has not ended keeps this flow; the others are anchored to log R.
+    """
     of_states = variant == "released" or (variant == "paper" and flow == "state")
     flows = log_q + (log_state_flow if of_states else log_flow)
-    return losses.afpo(flows, log_pf, None, log_reward, forest, variant=variant, flow=flow)
+    anchors = torch.where(ended, log_reward, flows[forest.leaves])
+    return losses.afpo(flows, log_pf, None, anchors, forest, variant=variant, flow=flow)
 
 
 def _published(read_leaves: bool = False, **options: Any) -> "_Builder":
@@ -66,7 +77,7 @@ def _published(read_leaves: bool = False, **options: Any) -> "_Builder":
             terms["kl"] = partial(losses.reference_kl, weight=kl_weight)
         if ranking_weight > 0:
             terms["ranking"] = partial(losses.ranking_hinge, weight=ranking_weight)
-        return Method(losses.Sum(**terms), "zero", read_leaves, ranks_by_value=True)
+        return Method(losses.Sum(**terms), read_leaves=read_leaves, ranks_by_value=True)
 
     return build
 
@@ -74,9 +85,11 @@ def _published(read_leaves: bool = False, **options: Any) -> "_Builder":
 _Builder = Callable[..., Method]
 METHODS: Mapping[str, _Builder] = {
     # Cross-entropy to the visit counts is over all actions: an untried one has no visits.
-    "behaviour_cloning": lambda **_: Method(losses.behaviour_cloning, "zero"),
+    "behaviour_cloning": lambda **_: Method(losses.behaviour_cloning),
     "afpo": lambda untried, **_: Method(afpo, untried),
     "afpo_anchored": lambda untried, **_: Method(afpo, untried),
+    # The flow of the searched tree as if it were all there is: greedier than the flow of the environment.
+    "afpo_truncated": lambda **_: Method(afpo, "masked", anchor_frontier=True),
     "afpo_released": _published(variant="released"),
     "afpo_paper_edge": _published(variant="paper", flow="edge"),
     "afpo_paper_state": _published(variant="paper", flow="state", read_leaves=True),
@@ -93,7 +106,7 @@ def method(
     name: str,
     options: Mapping[str, Any] = MappingProxyType({}),
     *,
-    untried: Untried = "masked",
+    untried: Untried = "free",
     decay: float = 0.9,
     kl_weight: float = 0.1,
     ranking_weight: float = 1.0,
@@ -103,7 +116,7 @@ def method(
     Args:
         name: one of `method_names`.
         options: of the loss that the name stands for, as ``{"penalty": losses.huber}``.
-        untried: what becomes of untried actions; see `Untried`. The published variants of AFPO always take "zero".
+        untried: what becomes of untried actions; see `Untried`. The published variants of AFPO always take "free".
         decay: λ of losses that have one; AFPO weighs all subpaths alike.
         kl_weight: β of the published variants of AFPO.
         ranking_weight: γ of the published variants of AFPO.
