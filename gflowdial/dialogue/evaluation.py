@@ -85,7 +85,7 @@ def _conversations(
     run: Run, setting: Setting, report: Report
 ) -> tuple[Rows, str, str, dict[str, Any], list[dict[str, Any]]]:
     config = setting.config
-    train, held_out = setting.scenes
+    train, held_out = setting.scenes.train, setting.scenes.held_out
     names = [
         (name, seed) for name in row_names(setting) for seed in (config.seeds if _varies(name) else config.seeds[:1])
     ]
@@ -144,7 +144,7 @@ def evaluate_cell(
 ) -> Cell:
     """One row of the table for one seed; ``trees`` are the enumerated held-out scenes, if they can be."""
     run, setting, evaluation = Run.open(folder), Setting(config, folder), config.evaluation
-    _, held_out = setting.scenes
+    held_out = setting.scenes.held_out
     environment, temperature = setting.environment, config.training.temperature
     policy = None if name == EXACT else _policy(run, setting, seed, name)
     exact = trees is not None and name not in _SAMPLED
@@ -167,7 +167,7 @@ def _enumerated(setting: Setting) -> list[SearchTree[DialogueState]] | None:
     """The enumerated held-out scenes, once for all rows; None where they cannot be."""
     if not setting.is_enumerable:
         return None
-    _, held_out = setting.scenes
+    held_out = setting.scenes.held_out
     return [enumerate_tree(setting.environment, [DialogueState.begin(scene)]) for scene in held_out]
 
 

@@ -23,9 +23,10 @@ Labels = list[NDArray[np.int64]]
 def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str, dict[str, Any], list[dict[str, Any]]]:
     """Rows, title, caption, facts and single predictions of the label table."""
     config = setting.config
-    train, held_out = ([_gold(setting, dialogue) for dialogue in part] for part in setting.dialogues)
+    parts = setting.dialogues
+    train, held_out = ([_gold(setting, dialogue) for dialogue in part] for part in (parts.train, parts.held_out))
     kept = [index for index, labels in enumerate(held_out) if len(labels)]
-    dialogues = [setting.dialogues[1][index] for index in kept]
+    dialogues = [parts.held_out[index] for index in kept]
     true = [held_out[index] for index in kept]
     predictions: dict[str, list[Labels]] = {
         "majority": [[np.full_like(labels, _majority(train)) for labels in true]],
@@ -59,7 +60,7 @@ def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str
         "held_out_dialogues": [dialogue.scene.id for dialogue in dialogues],
         "decisions_too_long": {
             name: sum(setting.encoder.too_long(dialogue, config.data.max_turns) for dialogue in part)
-            for name, part in zip(("training", "held_out"), setting.dialogues, strict=True)
+            for name, part in (("training", parts.train), ("held_out", parts.held_out))
         },
         "problems": [str(problem) for problem in setting.corpus.problems],
         "temperature": config.training.temperature,

@@ -186,7 +186,7 @@ def test_played_dialogues_are_written(task: str, finished: Path, tmp_path: Path)
     found = json.loads((folder / "played.json").read_text())
     lines = [json.loads(line) for line in (folder / "played.jsonl").read_text().splitlines()]
     setting = Setting.of(Run.open(folder))
-    scenes = {scene.id: scene for scene in setting.scenes[1]}
+    scenes = {scene.id: scene for scene in setting.scenes.held_out}
     cells = [("uniform", 0), *((name, seed) for name in ("lm_prior", *METHODS[task]) for seed in (0, 1))]
     assert [(line["policy"], line["seed"], line["scene"]) for line in lines] == [
         (name, seed, scene) for name, seed in cells for scene in found["held_out_scenes"] for _ in range(2)
@@ -274,7 +274,7 @@ def test_a_policy_folder_is_whole(task: str, home: Path, finished: Path, tmp_pat
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         check=True,
     )
-    scenes = {scene.id: scene for scene in setting.scenes[0]}
+    scenes = {scene.id: scene for scene in setting.scenes.train}
     dialogues = [Dialogue.begin(scenes[record["scene"]["id"]]) for record in records]
     turn = type(dialogues[0].turns[0])
     dialogues = [
