@@ -3,7 +3,7 @@
 from gflowdial.faces import lazy_face
 from gflowdial.search.adapters import HistoryEnvironment, SearchView
 from gflowdial.search.enumeration import enumerate_tree
-from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition
+from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition, count_steps
 from gflowdial.search.files import TreeFileError, read_trees_file, search_to_file, tree_seed, write_trees
 from gflowdial.search.growth import grow
 from gflowdial.search.mcts import search
@@ -22,6 +22,7 @@ __all__ = [
     "SearchView",
     "Transition",
     "TreeFileError",
+    "count_steps",
     "enumerate_tree",
     "grow",
     "read_trees_file",
