@@ -130,7 +130,7 @@ def certificate(
         highest=highest,
         lowest=lowest,
         spending=spending,
-        outside=-torch.expm1(inside.clamp(max=0.0)),
+        outside=(1 - inside.exp()).clamp(min=0.0),
     )
 
 
