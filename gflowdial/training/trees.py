@@ -56,6 +56,7 @@ class TreeBatch:
         action: ``[nodes]`` the action that led to a node; −1 at roots and at outcomes of chance.
         visits: ``[nodes]`` visit counts; 0 at leaves that stand for untried actions.
         log_q: ``[nodes]`` Q/τ.
+        mean_return: ``[nodes]`` Q itself, in units of the return.
         log_reward: ``[leaves]`` log R = G/τ.
         log_turn_reward: ``[nodes]`` what the turn on the edge into a node earned, by τ.
         chance: ``[nodes]`` whether the world moves at a node; such a node is not read.
@@ -63,6 +64,7 @@ class TreeBatch:
             elsewhere; None where the world moves nowhere.
         tried: ``[reads, actions]`` which actions have a child in the forest.
         allowed: ``[reads, actions]`` which actions the prior does not exclude; None where it excludes none.
+        log_prior: ``[reads, actions]`` log-probabilities of the search's prior; NaN where it was not asked.
         masked: whether P_F is normalised over the tried actions, as ``untried="masked"`` has it.
         log_reference: ``[reads, actions]`` log P_ref, if all trees came with it.
     """
@@ -73,12 +75,14 @@ class TreeBatch:
     action: Int[Tensor, " nodes"]
     visits: Float[Tensor, " nodes"]
     log_q: Float[Tensor, " nodes"]
+    mean_return: Float[Tensor, " nodes"]
     log_reward: Float[Tensor, " leaves"]
     log_turn_reward: Float[Tensor, " nodes"]
     chance: Bool[Tensor, " nodes"]
     log_chance: Float[Tensor, " nodes"] | None
     tried: Bool[Tensor, "reads actions"]
     allowed: Bool[Tensor, "reads actions"] | None
+    log_prior: Float[Tensor, "reads actions"]
     masked: bool
     log_reference: Float[Tensor, "reads actions"] | None
 
@@ -171,6 +175,7 @@ class TreeCollator:
             "action": action,
             "visits": whole.visits.float(),
             "log_q": whole.value / self.temperature,
+            "mean_return": whole.value.float(),
             "log_turn_reward": (whole.reward / self.temperature).float(),
             "chance": whole.chance,
         }
@@ -195,6 +200,7 @@ class TreeCollator:
             log_reward=nodes["log_q"][forest.leaves],
             tried=tried,
             allowed=None if everything else allowed,
+            log_prior=log_prior[packed.node].float(),
             masked=self.untried == "masked",
             log_reference=torch.cat(references).float() if len(references) == len(trees) else None,
             log_chance=nodes.pop("log_chance", None),
