@@ -18,6 +18,7 @@ from gflowdial import losses
 from gflowdial.forest import Forest
 from gflowdial.losses import LOSSES, Loss
 from gflowdial.losses.afpo import FlowReading, Variant
+from gflowdial.losses.released import LEAST_FLOW
 from gflowdial.shapes import Bool, Float, Tensor
 from gflowdial.training.readings import TREE_INPUTS
 from gflowdial.training.trees import Untried
@@ -48,6 +49,7 @@ class Method:
 
 def afpo(
     log_q: Float[Tensor, " nodes"],
+    mean_return: Float[Tensor, " nodes"],
     log_flow: Float[Tensor, " nodes"],
     log_state_flow: Float[Tensor, " nodes"],
     log_pf: Float[Tensor, " edges"],
@@ -60,10 +62,11 @@ def afpo(
 ) -> Float[Tensor, ""]:
     """`losses.afpo` of ``log Q̂ + log V``: V(s) where the flow is that of states, else V(s, a) of the action into it.
 
-    A leaf that has not ended keeps this flow; the others are anchored to log R.
+    A leaf that has not ended keeps this flow; the others are anchored to log R. Q̂ is ``exp(Q/τ)`` where leaves are
+    anchored to exp(G/τ), and the mean return, 1e-6 or more, in the paper's variants.
     """
-    of_states = variant == "released" or (variant == "paper" and flow == "state")
-    flows = log_q + (log_state_flow if of_states else log_flow)
+    searched = log_q if variant == "anchored" else mean_return.clamp(min=LEAST_FLOW).log()
+    flows = searched + (log_state_flow if (variant, flow) == ("paper", "state") else log_flow)
     anchors = torch.where(ended, log_reward, flows[forest.leaves])
     return losses.afpo(flows, log_pf, None, anchors, forest, variant=variant, flow=flow)
 
@@ -82,6 +85,20 @@ def _published(read_leaves: bool = False, **options: Any) -> "_Builder":
     return build
 
 
+def _released(value: bool = True, **terms: Loss) -> "_Builder":
+    """Terms as AFlow's code has them, P_F over all actions; ``value`` says whether the margin trains V too."""
+
+    def build(kl_weight: float, **_: Any) -> Method:
+        chosen = dict(terms)
+        if "kl" in chosen:
+            chosen["kl"] = partial(losses.released_kl, weight=kl_weight)
+        if value:
+            chosen["margin"] = losses.value_margin
+        return Method(losses.Sum(**chosen), ranks_by_value=value)
+
+    return build
+
+
 _Builder = Callable[..., Method]
 METHODS: Mapping[str, _Builder] = {
     # Cross-entropy to the visit counts is over all actions: an untried one has no visits.
@@ -90,7 +107,11 @@ METHODS: Mapping[str, _Builder] = {
     "afpo_anchored": lambda untried, **_: Method(afpo, untried),
     # The flow of the searched tree as if it were all there is: greedier than the flow of the environment.
     "afpo_truncated": lambda **_: Method(afpo, "masked", anchor_frontier=True),
-    "afpo_released": _published(variant="released"),
+    "afpo_released_first": _released(flow=partial(losses.released_flow_balance, release="first"), kl="released_kl"),
+    "afpo_released_second": _released(flow=losses.released_flow_balance),
+    "afpo_without_flow_balance": _released(preference=losses.released_preference),
+    "afpo_without_process_supervision": _released(False, flow=losses.released_flow_balance, kl="released_kl"),
+    "dpo": lambda untried, **_: Method(losses.direct_preference, untried),
     "afpo_paper_edge": _published(variant="paper", flow="edge"),
     "afpo_paper_state": _published(variant="paper", flow="state", read_leaves=True),
 }
@@ -118,8 +139,8 @@ def method(
         options: of the loss that the name stands for, as ``{"penalty": losses.huber}``.
         untried: what becomes of untried actions; see `Untried`. The published variants of AFPO always take "free".
         decay: λ of losses that have one; AFPO weighs all subpaths alike.
-        kl_weight: β of the published variants of AFPO.
-        ranking_weight: γ of the published variants of AFPO.
+        kl_weight: β of the published variants of AFPO; the second release's is 0.
+        ranking_weight: γ of the paper's variants of AFPO; the releases' weight is 1.
 
     Raises:
         ValueError: no method has the name, search trees lack an input of the loss, or the loss has no such option.

@@ -56,6 +56,7 @@ class TreeBatch:
         action: ``[nodes]`` the action that led to a node; −1 at roots and at outcomes of chance.
         visits: ``[nodes]`` visit counts; 0 at leaves that stand for untried actions.
         log_q: ``[nodes]`` Q/τ.
+        mean_return: ``[nodes]`` Q itself, in units of the return.
         log_reward: ``[leaves]`` log R = G/τ, G of a leaf that has not ended the mean return of its simulations.
         ended: ``[leaves]`` where log R holds: the episode ended there. The flow of any other leaf is free.
         log_turn_reward: ``[nodes]`` what the turn on the edge into a node earned, by τ.
@@ -64,6 +65,7 @@ class TreeBatch:
             elsewhere; None where the world moves nowhere.
         tried: ``[reads, actions]`` which actions have a child in the forest.
         allowed: ``[reads, actions]`` which actions the prior does not exclude; None where it excludes none.
+        log_prior: ``[reads, actions]`` log-probabilities of the search's prior; NaN where it was not asked.
         masked: whether P_F is normalised over the tried actions, as ``untried="masked"`` has it.
         log_reference: ``[reads, actions]`` log P_ref, if all trees came with it.
     """
@@ -74,6 +76,7 @@ class TreeBatch:
     action: Int[Tensor, " nodes"]
     visits: Float[Tensor, " nodes"]
     log_q: Float[Tensor, " nodes"]
+    mean_return: Float[Tensor, " nodes"]
     log_reward: Float[Tensor, " leaves"]
     ended: Bool[Tensor, " leaves"]
     log_turn_reward: Float[Tensor, " nodes"]
@@ -81,6 +84,7 @@ class TreeBatch:
     log_chance: Float[Tensor, " nodes"] | None
     tried: Bool[Tensor, "reads actions"]
     allowed: Bool[Tensor, "reads actions"] | None
+    log_prior: Float[Tensor, "reads actions"]
     masked: bool
     log_reference: Float[Tensor, "reads actions"] | None
 
@@ -176,6 +180,7 @@ class TreeCollator:
             "action": action,
             "visits": whole.visits.float(),
             "log_q": whole.value / self.temperature,
+            "mean_return": whole.value.float(),
             "log_turn_reward": (whole.reward / self.temperature).float(),
             "chance": whole.chance,
             "ended": whole.ended | self.anchor_frontier,
@@ -203,6 +208,7 @@ class TreeCollator:
             ended=nodes.pop("ended")[forest.leaves],
             tried=tried,
             allowed=None if everything else allowed,
+            log_prior=log_prior[packed.node].float(),
             masked=self.untried == "masked",
             log_reference=torch.cat(references).float() if len(references) == len(trees) else None,
             log_chance=nodes.pop("log_chance", None),
