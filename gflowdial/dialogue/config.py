@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from gflowdial.dialogue.task import RoleMaker
 from gflowdial.estimators.packing import Attention
@@ -29,6 +38,11 @@ def _distinct(values: list[Any]) -> list[Any]:
     if repeated := sorted({value for value in values if values.count(value) > 1}):
         raise ValueError(f"{', '.join(map(str, repeated))} comes more than once; name each once")
     return values
+
+
+def _listed(value: Any) -> Any:
+    """Settings of earlier versions hold one number, 0 for none."""
+    return [value] * (value != 0) if isinstance(value, int) else value
 
 
 def _known_method(name: str) -> str:
@@ -168,7 +182,7 @@ class TrainingConfig(_Section):
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(gt=0)] = 0.1
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
-    untried: Untried = "masked"
+    untried: Untried = "free"
     floor: Annotated[float, Field(gt=0)] = 0.1
     kl_weight: Annotated[float, Field(ge=0)] = 0.1
     ranking_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -182,12 +196,14 @@ class EvaluationConfig(_Section):
 
     Attributes:
         episodes: conversations a scene and policy, where the outcome is sampled.
-        search_simulations: simulations per turn of MCTS at test time; 0 leaves that row out.
+        search_simulations: simulations per turn of MCTS at test time, a row each; an empty list leaves search out.
         write_dialogues: whether played dialogues, or predictions of labels, are written beside the results.
     """
 
     episodes: Annotated[int, Field(ge=1)] = 8
-    search_simulations: Annotated[int, Field(ge=0)] = 64
+    search_simulations: Annotated[
+        list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed), AfterValidator(_distinct)
+    ] = [64]
     write_dialogues: bool = False
 
 

@@ -1,14 +1,13 @@
 """How well policies predict the moves that people chose in held-out dialogues, gold history given."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.progress import Report
-from gflowdial.dialogue.report import Estimate, Rows
+from gflowdial.dialogue.report import Estimate, Evaluated
 from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Dialogue
@@ -20,8 +19,8 @@ Labels = list[NDArray[np.int64]]
 """The actions of every dialogue."""
 
 
-def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str, dict[str, Any], list[dict[str, Any]]]:
-    """Rows, title, caption, facts and single predictions of the label table."""
+def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
+    """The label table, with single predictions."""
     config = setting.config
     parts = setting.dialogues
     train, held_out = ([_gold(setting, dialogue) for dialogue in part] for part in (parts.train, parts.held_out))
@@ -74,7 +73,7 @@ def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str
         for dialogue, gold, found in zip(dialogues, true, by_dialogue, strict=True)
         for a, b in zip(gold.tolist(), found.tolist(), strict=True)
     ]
-    return rows, title, caption, facts, written
+    return Evaluated(rows, title, caption, facts, written)
 
 
 def _gold(setting: Setting, dialogue: Dialogue) -> NDArray[np.int64]:
