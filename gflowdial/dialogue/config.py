@@ -182,7 +182,7 @@ class TrainingConfig(_Section):
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(gt=0)] = 0.1
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
-    untried: Untried = "masked"
+    untried: Untried = "free"
     floor: Annotated[float, Field(gt=0)] = 0.1
     kl_weight: Annotated[float, Field(ge=0)] = 0.1
     ranking_weight: Annotated[float, Field(ge=0)] = 1.0

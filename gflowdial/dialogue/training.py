@@ -99,6 +99,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         untried=how.untried,
         floor=training.floor,
         read_leaves=how.read_leaves,
+        anchor_frontier=how.anchor_frontier,
     )
     # The parent prints its summary where its own bar is off; the stage has a bar already.
     trainer.remove_callback(PrinterCallback)

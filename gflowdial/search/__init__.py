@@ -5,6 +5,7 @@ from gflowdial.search.adapters import HistoryEnvironment, SearchView
 from gflowdial.search.enumeration import enumerate_tree
 from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition, count_steps
 from gflowdial.search.files import TreeFileError, read_trees_file, search_to_file, tree_seed, write_trees
+from gflowdial.search.growth import grow
 from gflowdial.search.mcts import search
 from gflowdial.search.selection import SearchConfig, selection_policy
 from gflowdial.search.tree import SearchTree
@@ -23,6 +24,7 @@ __all__ = [
     "TreeFileError",
     "count_steps",
     "enumerate_tree",
+    "grow",
     "read_trees_file",
     "search",
     "search_to_file",
