@@ -13,28 +13,54 @@ from gflowdial.training.methods import method, method_names
 
 _NO_SEARCH: Mapping[str, Any] = {"evaluation.search_simulations": []}
 """Search at test time is the same beside every method: one cell plays it."""
+_NOT_COMPARED = {
+    *("afpo", "direct_preference"),
+    *("ranking_hinge", "reference_kl", "released_flow_balance", "released_kl", "released_preference", "value_margin"),
+}
+"""Second names of methods (`afpo_anchored`, `dpo`), and terms of others that are no method by themselves."""
 _WORTH = ("expected_return", "total_variation", "good_conversations", STEPS)
 
 
 def _methods(_: RunConfig) -> list[Cell]:
     """Every method on the same search trees; those that need rollouts of the current policy get as many steps."""
-    # `afpo` is `afpo_anchored`.
-    names = [name for name in method_names() if name != "afpo"]
-    rolled = {name for name in names if getattr(method(name), "on_policy", False)}
+    names = [name for name in method_names() if name not in _NOT_COMPARED]
+    rolled = [name for name in names if method(name).on_policy]
     first, *others = [name for name in names if name not in rolled]
     return [
         Cell(first, {"training.methods": [first]}),
         *(Cell(name, {"training.methods": [name], **_NO_SEARCH}) for name in others),
         *(
             Cell(name, {"training.methods": [name], "training.rollouts": 4, **_NO_SEARCH}, steps_of=first)
-            for name in names
-            if name in rolled
+            for name in rolled
         ),
     ]
 
 
-def _base(axis: str, value: float) -> Cell:
-    return Cell("base", at={axis: value})
+def _ablations(_: RunConfig) -> list[Cell]:
+    """AFlow's table 4: its method without one part at a time; the anchored form beside it."""
+    full = {"training.methods": ["afpo_released_second", "afpo_anchored"]}
+    # Uniform exploration alone: moves in the tree are drawn at random, values count nothing.
+    at_random = {"search.kappa": 1e9}
+    return [
+        Cell("full", full),
+        Cell("without-search", {**full, **at_random, **_NO_SEARCH}),
+        Cell("without-flow-balance", {"training.methods": ["afpo_without_flow_balance"], **_NO_SEARCH}),
+        Cell("without-process-supervision", {"training.methods": ["afpo_without_process_supervision"], **_NO_SEARCH}),
+    ]
+
+
+def _scenes(config: RunConfig) -> list[Cell]:
+    """More scenes, at two numbers of simulations; the held-out scenes are those of the same groups."""
+    most, simulations = config.data.scenes or 256, config.search.model_dump()["simulations"]
+    return [
+        Cell(
+            f"scenes-{scenes}-simulations-{each}",
+            {"data.source": "generated", "data.scenes": scenes, "search.simulations": each, **_NO_SEARCH},
+            {"scenes": scenes, "simulations": each},
+        )
+        for scenes in (max(2, most // 4), max(2, most // 2), most)
+        for each in sorted({max(1, simulations // 4), simulations})
+    ]
 
 
 def _around(config: RunConfig) -> list[Cell]:
@@ -78,6 +104,13 @@ STUDIES: Mapping[str, Study] = {
         Plot(("expected_return", "total_variation", "good_conversations")),
         reference="behaviour_cloning",
     ),
+    "ablations": Study(
+        "What is each part of AFlow worth: the flow balance, the search, the process supervision?",
+        _ablations,
+        (*_WORTH[:2], "entropy", "good_conversations", STEPS),
+        Plot(("expected_return", "total_variation")),
+        reference="afpo_released_second",
+    ),
     "sensitivity": Study(
         "How much do the results change with the search's depth, rollout length and number of simulations?",
         _around,
@@ -101,6 +134,12 @@ STUDIES: Mapping[str, Study] = {
         reference=PRIOR,
         measure=by_stage,
         exact=True,
+    ),
+    "scenes": Study(
+        "How does the distance to the exact flow fall with more training scenes and more simulations?",
+        _scenes,
+        ("total_variation", "expected_return", "good_conversations", STEPS),
+        Plot(("total_variation", "expected_return"), x="scenes", lines="simulations"),
     ),
     "budget": Study(
         "How do return and distance to the exact flow depend on the environment steps of the search?",

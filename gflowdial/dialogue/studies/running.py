@@ -41,6 +41,9 @@ def run_study(study: Study, config: RunConfig, folder: Path) -> dict[str, list[R
     """
     cells = study.cells(config)
     configs = {cell.name: with_overrides(config, cell.overrides) for cell in cells}
+    for settings in configs.values():
+        # Whatever is wrong with the data shows here too.
+        _ = Setting(settings).scenes
     if study.exact and not Setting(config).is_enumerable:
         raise ConfigError("roles: this study needs conversations that can all be played through: choose other roles")
     found: dict[str, list[Record] | str] = {}
