@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-from numpy.typing import NDArray
-
 from examples.aflow_esc.corpora import load_for
 from examples.aflow_esc.crisis import CrisisCheck, research_notice
 from examples.aflow_esc.prompts import PROMPTS
@@ -21,14 +18,8 @@ CRITERIA = (
     Criterion("Naturalness", question="is the reply fluent, and does it fit what the seeker said?"),
     Criterion("Strategic efficacy", question="does the reply help the seeker to move forward?"),
 )
-PAPER_WEIGHTS = (0.1, 0.1, 0.1, 0.2)
-"""How much each criterion weighs, in `CRITERIA` order."""
-
-
-def turn_reward(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``Σ_c w_c·score_c / 2.5``, which with the paper's weights and scores from 1 to 5 lies in [0.2, 1]."""
-    # A matrix product may round by the size of the batch; a row's own sum does not.
-    return np.asarray((scores * np.array(PAPER_WEIGHTS)).sum(axis=1) / 2.5)
+WEIGHTS = (0.1 / 2.5, 0.1 / 2.5, 0.1 / 2.5, 0.2 / 2.5)
+"""The paper's weights over its 2.5, in `CRITERIA` order: with scores from 1 to 5 a turn's reward lies in [0.2, 1]."""
 
 
 def trajectory_return(rewards: Sequence[float], status: str) -> float:
@@ -46,7 +37,7 @@ TASK = Task(
     agent="Supporter",
     partner="Seeker",
     ends={"helped": "success", "left": "left"},
-    turn_reward=turn_reward,
+    weights=WEIGHTS,
     trajectory_return=trajectory_return,
     max_turns=4,
     template=Template(

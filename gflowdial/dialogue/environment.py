@@ -16,10 +16,17 @@ from gflowdial.search import Transition
 
 @dataclass(frozen=True)
 class DialogueState:
-    """A dialogue prefix that ends with the partner's turn, and what becomes of the conversation."""
+    """A dialogue prefix that ends with the partner's turn, and what becomes of the conversation.
+
+    Attributes:
+        dialogue: the prefix.
+        status: of the conversation, as the partner's last turn leaves it.
+        scores: of the last exchange, one per criterion; none where no judge has scored.
+    """
 
     dialogue: Dialogue
     status: str = CONTINUES
+    scores: tuple[float, ...] = ()
 
     @staticmethod
     def begin(scene: Scene) -> "DialogueState":
@@ -103,15 +110,20 @@ class DialogueEnvironment:
         ]
         replies = self._replies([dialogue.without_moves() for dialogue in spoken])
         after = [
-            DialogueState(dialogue.then(Turn("partner", reply.text)), self._checked(reply.status))
+            (dialogue.then(Turn("partner", reply.text)), self._checked(reply.status))
             for dialogue, answers in zip(spoken, replies, strict=True)
             for reply in answers
         ]
-        rewards = self._rewards([state.dialogue for state in after]).tolist()
+        scores = self._scores([dialogue for dialogue, _ in after])
+        reached = [
+            DialogueState(dialogue, status, tuple(row))
+            for (dialogue, status), row in zip(after, scores.tolist(), strict=True)
+        ]
+        rewards = self.task.reward(scores).tolist()
         probabilities = [reply.probability for answers in replies for reply in answers]
         made = [
             Transition(state, reward, self.ended(state), probability)
-            for state, reward, probability in zip(after, rewards, probabilities, strict=True)
+            for state, reward, probability in zip(reached, rewards, probabilities, strict=True)
         ]
         bounds = [0, *accumulate(map(len, replies))]
         return [made[start:stop] for start, stop in pairwise(bounds)]
@@ -131,7 +143,7 @@ class DialogueEnvironment:
             )
         return status
 
-    def _rewards(self, dialogues: list[Dialogue]) -> NDArray[np.float64]:
+    def _scores(self, dialogues: list[Dialogue]) -> NDArray[np.float64]:
         scores = self.roles.judge.score(dialogues)
         criteria = self.task.criteria
         if scores.shape != (len(dialogues), len(criteria)):
@@ -145,7 +157,7 @@ class DialogueEnvironment:
                     f"the judge scores {criterion.name} with {column.min()} to {column.max()}: scores must lie in "
                     f"[{criterion.low:g}, {criterion.high:g}]"
                 )
-        return self.task.turn_reward(scores)
+        return scores
 
 
 class StochasticDialogueEnvironment(DialogueEnvironment):

@@ -133,11 +133,6 @@ RoleMaker = Callable[..., Roles]
 a configuration may set by name."""
 
 
-def mean_score(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of the criteria, ``[B, C] -> [B]``."""
-    return np.asarray(scores.mean(axis=1))
-
-
 def mean_reward(rewards: Sequence[float], status: str) -> float:  # noqa: ARG001 (a task may look at it)
     """The mean reward of the turns."""
     return float(np.mean(rewards))
@@ -156,7 +151,8 @@ class Task:
         agent: the agent's name, as prompts and tables call it.
         partner: the partner's name.
         ends: the statuses that end a conversation, each with what the results call its probability.
-        turn_reward: the reward of turns from their scores, ``[B, C] -> [B]``.
+        weights: w of the criteria in the reward of a turn, Σ_c w_c·score_c; None: 1/C each.
+        turn_reward: the reward of turns from their scores, ``[B, C] -> [B]``, where it is no weighted sum; None: it is.
         trajectory_return: the return G of a conversation from its turn rewards and its last status.
         max_turns: how many turns the agent may take.
         allowed: which moves may be taken after a dialogue, one truth value per move; None: all.
@@ -164,6 +160,10 @@ class Task:
         prompts: what language models in the roles are told.
         load: recorded dialogues of a file, their moves in an inventory; with a third argument true it stops at the
             first fault. None: the task knows no recorded dialogues.
+        generate: ``generate(n)`` is n simulated scenes, whose first k are ``generate(k)``; it raises a ValueError where
+            it has fewer. None: the task has no generator.
+        group: the group of a generated scene; the scenes of a group are in one part of the data, and of each group one
+            is evaluated. None: each scene is a group of its own.
         guard: ``guard(locale)`` is what sees each line of a chat before the policy; see
             `gflowdial.dialogue.chat.Guard`. None: nothing does.
         notice: what a chat tells first.
@@ -183,13 +183,16 @@ class Task:
     agent: str = "Agent"
     partner: str = "Partner"
     ends: Mapping[str, str] = field(default_factory=dict)
-    turn_reward: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_score
+    weights: tuple[float, ...] | None = None
+    turn_reward: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
     trajectory_return: Callable[[Sequence[float], str], float] = mean_reward
     max_turns: int = 4
     allowed: Callable[[Dialogue, Inventory], Sequence[bool]] | None = None
     template: Template = Template()
     prompts: Prompts = Prompts()
     load: Callable[[Path, Inventory, bool], Corpus] | None = None
+    generate: Callable[[int], Sequence[Scene]] | None = None
+    group: Callable[[Scene], str] | None = None
     guard: Callable[[str], Any] | None = None
     notice: str = "This is research software: it makes mistakes, and nobody reads along."
     chat_scene: Callable[[str], Scene] | None = None
@@ -203,6 +206,14 @@ class Task:
             raise ValueError(f"task {self.name!r}: {CONTINUES!r} ends no conversation; leave it out of `ends`")
         if not self.inventories:
             raise ValueError(f"task {self.name!r} has no inventory: give at least one")
+        if self.weights is not None and self.turn_reward is not None:
+            raise ValueError(f"task {self.name!r} has weights and a turn_reward: give one of them")
+        if self.weights is not None and len(self.weights) != len(self.criteria):
+            raise ValueError(
+                f"task {self.name!r} has {len(self.weights)} weights and {len(self.criteria)} criteria: give one each"
+            )
+        if self.weights is not None and not (min(self.weights) >= 0 and sum(self.weights) > 0):
+            raise ValueError(f"task {self.name!r} has weights {self.weights}: give numbers from 0, not all of them 0")
 
     def inventory(self, name: str | None = None) -> Inventory:
         """The inventory of this name; without one the first.
@@ -217,6 +228,34 @@ class Task:
                 return inventory
         known = ", ".join(inventory.name for inventory in self.inventories)
         raise ValueError(f"no inventory {name!r} in task {self.name!r}; choose one of {known}")
+
+    @property
+    def own_weights(self) -> tuple[float, ...]:
+        """The weights of the criteria in the reward of a turn.
+
+        Raises:
+            ValueError: the task has a ``turn_reward``, which is no weighted sum.
+        """
+        if self.turn_reward is not None:
+            raise ValueError(f"task {self.name!r} has a turn_reward and no weights: give it weights to change them")
+        return self.weights or (1 / len(self.criteria),) * len(self.criteria)
+
+    def reward(self, scores: NDArray[np.float64], weights: Sequence[float] | None = None) -> NDArray[np.float64]:
+        """The reward of turns from their scores, ``[B, C] -> [B]``.
+
+        Args:
+            scores: of the criteria.
+            weights: other weights than the task's, of which the ratios count: they are scaled to the task's sum.
+
+        Raises:
+            ValueError: there are ``weights``, but the task's reward is no weighted sum.
+        """
+        if weights is None and self.turn_reward is not None:
+            return self.turn_reward(scores)
+        own = np.array(self.own_weights)
+        used = own if weights is None else np.array(weights) * (own.sum() / np.sum(weights))
+        # A matrix product may round by the size of the batch; a row's own sum does not.
+        return np.asarray((scores * used).sum(axis=1))
 
     def restrict(
         self, log_policy: NDArray[np.float64], dialogues: Sequence[Dialogue], inventory: Inventory

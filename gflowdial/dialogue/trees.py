@@ -18,14 +18,15 @@ from gflowdial.search import SearchTree
 
 
 def encode_states(tree: SearchTree[DialogueState]) -> list[dict[str, Any]]:
-    """What each node adds to its parent's dialogue, as JSON: its turns as ``[speaker, text, move]``, and its status; at
-    a root also the scene."""
+    """What each node adds to its parent's dialogue, as JSON: turns as ``[speaker, text, move]``, the status, and scores
+    of the exchange if there are any; at a root also the scene."""
     encoded = []
     for above, state in zip(tree.forest.parent.tolist(), tree.states, strict=True):
         known = len(tree.states[above].dialogue.turns) if above >= 0 else 0
         turns = [[turn.speaker, turn.text, turn.move] for turn in state.dialogue.turns[known:]]
         scene = {"scene": asdict(state.dialogue.scene)} if above < 0 else {}
-        encoded.append({**scene, "turns": turns, "status": state.status})
+        scores = {"scores": list(state.scores)} if state.scores else {}
+        encoded.append({**scene, "turns": turns, "status": state.status, **scores})
     return encoded
 
 
@@ -40,7 +41,7 @@ def decode_states(values: Sequence[Any], parent: Sequence[int], task: Task) -> l
         before = _root(value, task) if above < 0 else states[above].dialogue
         try:
             turns = [Turn(speaker, text, move) for speaker, text, move in value["turns"]]
-            status = value["status"]
+            status, scores = value["status"], tuple(map(float, value.get("scores", ())))
             fine = (status == CONTINUES or status in task.ends) and all(
                 turn.speaker in ("agent", "partner") and isinstance(turn.text, str) for turn in turns
             )
@@ -49,7 +50,9 @@ def decode_states(values: Sequence[Any], parent: Sequence[int], task: Task) -> l
         if not fine:
             known = ", ".join(map(repr, (CONTINUES, *task.ends)))
             raise ValueError(f"node {node}: its state needs turns as [speaker, text, move] and a status of {known}")
-        states.append(DialogueState(before.then(*turns), status))
+        if scores and len(scores) != len(task.criteria):
+            raise ValueError(f"node {node}: it has {len(scores)} scores, and the task {len(task.criteria)} criteria")
+        states.append(DialogueState(before.then(*turns), status, scores))
     return states
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from gflowdial.estimators.condition import Conditioned
 from gflowdial.estimators.name_trie import NameTrie
 from gflowdial.estimators.packing import Attention, PackedPrefixes
 from gflowdial.estimators.tree_attention import attend_along, attention_arguments
@@ -72,6 +73,8 @@ class LanguageModelPolicy(nn.Module):
         attention: how the model attends along packed prefixes; see `Attention`.
         reference: whether a frozen copy of a plain model is kept as the reference policy; a model with an adapter is
             its own reference.
+        conditions: how many numbers a condition has, such as a temperature and weights, that the policy depends on; 0:
+            it depends on none. The heads then read the state at the condition; see `Conditioned`.
 
     Attributes:
         names: the tokens of each name.
@@ -91,6 +94,7 @@ class LanguageModelPolicy(nn.Module):
         *,
         attention: Attention = "sdpa",
         reference: bool = False,
+        conditions: int = 0,
     ) -> None:
         super().__init__()
         self.names = tuple(tuple(name) if isinstance(name, Sequence) else (int(name),) for name in names)
@@ -111,6 +115,8 @@ class LanguageModelPolicy(nn.Module):
             self.policy_head.weight.copy_(first_head)
             for zero in (self.policy_head.bias, self.value_head.weight, self.value_head.bias):
                 zero.zero_()
+        # Last, so that the other heads do not depend on it.
+        self.conditioned = Conditioned(first_head.shape[1], conditions) if conditions else None
         self.to(first_head.device)
 
     @classmethod
@@ -123,6 +129,7 @@ class LanguageModelPolicy(nn.Module):
         alpha: int = 64,
         dropout: float = 0.0,
         attention: Attention = "sdpa",
+        conditions: int = 0,
     ) -> "LanguageModelPolicy":
         """Put a fresh LoRA adapter on all linear layers of ``language_model`` and build the policy on it.
 
@@ -131,20 +138,41 @@ class LanguageModelPolicy(nn.Module):
         config = LoraConfig(
             r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        return cls(get_peft_model(language_model, config), names, attention=attention)
+        return cls(get_peft_model(language_model, config), names, attention=attention, conditions=conditions)
 
     @property
     def num_actions(self) -> int:
         """How many actions there are, A."""
         return len(self.names)
 
-    def forward(self, packed: PackedPrefixes) -> PolicyOutput:
+    @property
+    def conditions(self) -> int:
+        """How many numbers a condition of the policy has; 0 if it depends on none."""
+        return 0 if self.conditioned is None else self.conditioned.conditions
+
+    def forward(
+        self, packed: PackedPrefixes, condition: Float[Tensor, "reads conditions"] | None = None
+    ) -> PolicyOutput:
         """Read every state of ``packed`` in one pass of the language model.
 
+        A state is read at several conditions in one pass where ``packed.select`` repeats it.
+
+        Args:
+            packed: the states.
+            condition: at which condition each state is read, for a policy that depends on one.
+
         Raises:
-            ValueError: if ``packed`` lacks the policy's continuations.
+            ValueError: if ``packed`` lacks the policy's continuations, or the condition does not fit the policy.
         """
+        if (condition is None) != (self.conditioned is None):
+            raise ValueError(
+                f"the policy depends on a condition of {self.conditions} numbers, and none is given: give one per read"
+                if condition is None
+                else "the policy depends on no condition, and one is given: build it with `conditions`"
+            )
         states = self._states(self._causal_lm(), packed)
+        if self.conditioned is not None and condition is not None:
+            states = self.conditioned(states, condition)
         value = self.value_head(states[:, 0])
         return PolicyOutput(
             log_policy=self._log_policy(states, self.policy_head.weight, self.policy_head.bias),
@@ -247,6 +275,7 @@ class LanguageModelPolicy(nn.Module):
             model.save_pretrained(folder / _MODEL)
         save_file({name: tensor.contiguous() for name, tensor in self._heads().items()}, folder / _HEADS)
         settings = {"names": self.names, "base": base, "reference": self.reference_model is not None}
+        settings["conditions"] = self.conditions
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
@@ -286,7 +315,8 @@ class LanguageModelPolicy(nn.Module):
         if adapter.is_file():
             model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
         names = settings["names"] if "names" in settings else settings["action_tokens"]
-        policy = cls(model, names, attention=attention, reference=settings.get("reference", False))
+        kept = {"reference": settings.get("reference", False), "conditions": settings.get("conditions", 0)}
+        policy = cls(model, names, attention=attention, **kept)
         policy.load_weights(folder)
         return policy.to(device)
 

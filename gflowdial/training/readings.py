@@ -13,8 +13,8 @@ from gflowdial.shapes import Bool, Float, Int, Tensor
 from gflowdial.training.trees import TreeBatch
 
 TREE_INPUTS = frozenset((
-    "forest", "log_z", "log_flow", "log_state_flow", "log_q", "log_pf", "log_pb", "log_reward", "log_turn_reward",
-    "visits", "group", "chance", "log_policy", "tree", "log_value", "search_value", "log_reference",
+    "forest", "log_z", "log_flow", "log_state_flow", "log_q", "log_pf", "log_pb", "log_reward", "ended",
+    "log_turn_reward", "visits", "group", "chance", "log_policy", "tree", "log_value", "search_value", "log_reference",
     "leaf_visits", "mean_return", "value", "negative_value", "negative_log_pf", "negative_log_reference",
     "log_reference_policy",
 ))  # fmt: skip
@@ -25,15 +25,17 @@ NEGATIVES = 3
 def read_trees(output: PolicyOutput, batch: TreeBatch) -> Reading:
     """The inputs of every loss on search trees; everything in nats.
 
-    P_F is normalised over the tried actions under ``untried="masked"``, else over those that the prior allows. An edge
-    out of a chance node has the world's log-probability among the outcomes seen in place of log P_F and log P_ref, so
-    that `losses.detailed_balance` is that of stochastic GFlowNets there.
+    P_F is normalised over the actions that the prior allows, under ``untried="masked"`` over the tried ones. A leaf
+    that has not ended has its own ``log_flow`` in place of log R: other trees, and later rollouts, teach its flow. An
+    edge out of a chance node has the world's log-probability among the outcomes seen in place of log P_F and log P_ref,
+    so that `losses.detailed_balance` is that of stochastic GFlowNets there.
 
     - ``log_z [trees]``: log V(s) at the roots; ``group [trees]``: every tree by itself.
     - ``log_flow [nodes]``: log V(s, a) of the action that led to a node; log V(s) at roots and outcomes of chance.
     - ``log_state_flow [nodes]``: log V(s) where a node was read, 0 elsewhere.
     - ``log_q [nodes]``: Q/τ.
-    - ``log_pf [edges]``, ``log_pb`` (None: a tree), ``log_reward [leaves]``, ``log_turn_reward [edges]``.
+    - ``log_pf [edges]``, ``log_pb`` (None: a tree), ``log_reward [leaves]``, ``log_turn_reward [edges]``;
+      ``ended [leaves]``: where ``log_reward`` is log R.
     - ``visits [edges]``: N(s, a); 0 at outcomes of chance, which are not chosen.
     - ``leaf_visits [leaves]``: the visit count of each leaf, which is the number of rollouts that ended there where the
       tree is made of rollouts.
@@ -102,7 +104,10 @@ def read_trees(output: PolicyOutput, batch: TreeBatch) -> Reading:
             masked_log_softmax(output.log_policy, batch.tried) if batch.masked else restricted(output.log_policy)
         ),
         "log_pb": None,
-        "log_reward": batch.log_reward,
+        "log_reward": lambda: torch.where(
+            batch.ended, batch.log_reward.to(log_flow().dtype), log_flow()[forest.leaves]
+        ),
+        "ended": batch.ended,
         "log_turn_reward": lambda: batch.log_turn_reward[child],
         "visits": lambda: chosen(batch.visits),
         "group": lambda: torch.arange(forest.num_trees, device=forest.device),

@@ -8,7 +8,7 @@ import pytest
 from examples.aflow_esc.scenes import bundled_scenes
 from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.strategies import AFLOW
-from examples.aflow_esc.task import PAPER_WEIGHTS, TASK
+from examples.aflow_esc.task import TASK, WEIGHTS
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.search import SearchConfig, search
 
@@ -18,13 +18,13 @@ from gflowdial.search import SearchConfig, search
     [((1, 1, 1, 1), 0.2), ((5, 5, 5, 5), 1.0), ((1, 2, 3, 4), (0.1 + 0.2 + 0.3 + 0.8) / 2.5)],
 )
 def test_turn_reward_is_the_weighted_mean_score(scores: Sequence[float], reward: float) -> None:
-    assert TASK.turn_reward(np.array([scores], float)) == pytest.approx(reward)
+    assert TASK.reward(np.array([scores], float)) == pytest.approx(reward)
 
 
 def test_a_turn_s_reward_does_not_depend_on_its_batch() -> None:
     scores = np.random.default_rng(0).uniform(1, 5, (100, 4))
-    alone = np.concatenate([TASK.turn_reward(row[None]) for row in scores])
-    assert np.array_equal(TASK.turn_reward(scores), alone)
+    alone = np.concatenate([TASK.reward(row[None]) for row in scores])
+    assert np.array_equal(TASK.reward(scores), alone)
 
 
 def test_return_is_the_mean_reward_and_nothing_if_the_seeker_left() -> None:
@@ -34,7 +34,7 @@ def test_return_is_the_mean_reward_and_nothing_if_the_seeker_left() -> None:
 
 def test_what_the_task_says() -> None:
     assert TASK.inventory() is AFLOW
-    assert len(PAPER_WEIGHTS) == len(TASK.criteria) == 4
+    assert len(WEIGHTS) == len(TASK.criteria) == 4
     assert [(criterion.low, criterion.high) for criterion in TASK.criteria] == [(1, 5)] * 4
     assert dict(TASK.ends) == {"helped": "success", "left": "left"}
     environment = DialogueEnvironment.of(TASK, simulated_roles(), AFLOW)

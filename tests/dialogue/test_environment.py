@@ -104,7 +104,7 @@ def test_rewards_and_returns_are_the_task_s() -> None:
     world = environment()
     for state in begun():
         (made,) = world.step([state], np.array([1]))
-        assert made.reward == TASK.turn_reward(world.roles.judge.score([made.state.dialogue]))[0]
+        assert made.reward == TASK.reward(world.roles.judge.score([made.state.dialogue]))[0]
         for status, expected in (("continues", 0.4), ("helped", 0.4), ("left", 0.0)):
             final = dataclasses.replace(state, status=status)
             assert world.trajectory_return([0.2, 0.6], final) == pytest.approx(expected)

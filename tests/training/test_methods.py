@@ -10,7 +10,7 @@ from random_trees import ACTIONS, encoded_tree
 from gflowdial import losses
 from gflowdial.estimators.language_model import PolicyOutput
 from gflowdial.losses import LOSSES, Sum, inputs_of, loss_on
-from gflowdial.training.methods import METHODS, Method, afpo, method, method_names
+from gflowdial.training.methods import METHODS, ON_POLICY, Method, afpo, method, method_names
 from gflowdial.training.readings import TREE_INPUTS, read_trees
 from gflowdial.training.trees import TreeCollator, Untried
 
@@ -32,6 +32,7 @@ def chosen(name: str, kl_weight: float = 0.4, ranking_weight: float = 0.6) -> Me
 
 def test_every_loss_that_trees_have_the_inputs_of_is_a_method() -> None:
     assert set(method_names()) == {*METHODS, *(name for name in LOSSES if inputs_of(name) <= TREE_INPUTS)}
+    assert {name for name in method_names() if method(name).on_policy} == ON_POLICY
     some = {"behaviour_cloning", "trajectory_balance", "afpo_anchored", "dpo", "rloo", "policy_gradient"}
     assert some | set(PUBLISHED) | set(RELEASED) <= set(method_names())
 
@@ -39,8 +40,9 @@ def test_every_loss_that_trees_have_the_inputs_of_is_a_method() -> None:
 @pytest.mark.parametrize("name", method_names())
 def test_methods_carry_the_settings(name: str) -> None:
     # Behaviour cloning is normalised over all actions, whatever was tried.
-    zero = name in PUBLISHED or name in RELEASED or name == "behaviour_cloning"
-    assert chosen(name).untried == ("zero" if zero else "floor")
+    free = name in PUBLISHED or name in RELEASED or name == "behaviour_cloning"
+    own: dict[str, Untried] = {"afpo_truncated": "masked"}
+    assert chosen(name).untried == own.get(name, "free" if free else "floor")
     assert isinstance(chosen(name).loss, Sum) == (name in PUBLISHED or name in RELEASED)
 
 
