@@ -83,7 +83,7 @@ def _around(config: RunConfig) -> list[Cell]:
 
 def _budgets(config: RunConfig) -> list[Cell]:
     most = config.search.model_dump()["simulations"]
-    return _on("search.simulations", [most, *(max(1, most // part) for part in (4, 16))])
+    return _on("search.simulations", sorted({most, max(1, most // 4), max(1, most // 16)}, reverse=True))
 
 
 def _on(key: str, values: list[Any], more: Mapping[str, Any] = MappingProxyType({})) -> list[Cell]:
