@@ -247,15 +247,16 @@ class Setting:
 
     def untrained(self, run: Run, seed: int) -> LearnedPolicy:
         """A policy before training: it is the language model's own prior."""
-        adapter = self.config.adapter
+        adapter, training = self.config.adapter, self.config.training
 
         def build(base: PreTrainedModel) -> LearnedPolicy:
+            names, attention = self.encoder.names, training.attention
+            if training.tuning == "full":
+                return LearnedPolicy(
+                    LanguageModelPolicy(base, names, attention=attention, reference=True), self.encoder
+                )
             model = LanguageModelPolicy.with_lora(
-                base,
-                self.encoder.names,
-                rank=adapter.rank,
-                alpha=adapter.alpha,
-                attention=self.config.training.attention,
+                base, names, rank=adapter.rank, alpha=adapter.alpha, attention=attention
             )
             return LearnedPolicy(model, self.encoder)
 
