@@ -36,20 +36,34 @@ from gflowdial.faces import lazy_face
 if TYPE_CHECKING:
     from gflowdial.dialogue.encoding import DialogueEncoder
     from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
-    from gflowdial.dialogue.policies import DialoguePolicy, LearnedPolicy, PriorPolicy, SearchPolicy, UniformPolicy
+    from gflowdial.dialogue.policies import (
+        DialoguePolicy,
+        GreedyPolicy,
+        LearnedPolicy,
+        PriorPolicy,
+        SearchPolicy,
+        UniformPolicy,
+    )
 
 __all__ = ["CONTINUES", "Agent", "Corpus", "CorpusError", "Criterion", "Dialogue", "Inventory", "Judge", "Move"]
 __all__ += ["Partner", "Prior", "Problem", "PromptTemplate", "Prompts", "Reply", "Roles", "Scene", "StatusQuestion"]
 __all__ += ["StochasticPartner", "Task", "TaskError", "Template", "Turn", "UnknownMoveError", "load_task"]
-__all__ += ["DialogueEncoder", "DialogueEnvironment", "DialoguePolicy", "DialogueState", "LearnedPolicy"]
-__all__ += ["PriorPolicy", "SearchPolicy", "UniformPolicy"]
+__all__ += ["DialogueEncoder", "DialogueEnvironment", "DialoguePolicy", "DialogueState", "GreedyPolicy"]
+__all__ += ["LearnedPolicy", "PriorPolicy", "SearchPolicy", "UniformPolicy"]
 
 __getattr__, _ = lazy_face(
     __name__,
     {
         "encoding": ["DialogueEncoder"],
         "environment": ["DialogueEnvironment", "DialogueState"],
-        "policies": ["DialoguePolicy", "LearnedPolicy", "PriorPolicy", "SearchPolicy", "UniformPolicy"],
+        "policies": [
+            "DialoguePolicy",
+            "GreedyPolicy",
+            "LearnedPolicy",
+            "PriorPolicy",
+            "SearchPolicy",
+            "UniformPolicy",
+        ],
     },
 )
 

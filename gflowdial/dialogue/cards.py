@@ -40,9 +40,20 @@ None yet: evaluate the run.
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def add_results(folder: Path, results: Mapping[str, str], caption: str) -> None:
-    """Put the results of an evaluation into the model card in place of those before."""
+def add_results(folder: Path, results: Mapping[str, Mapping[str, object]], caption: str) -> None:
+    """Put the results of an evaluation into the model card in place of those before.
+
+    Args:
+        folder: the policy's.
+        results: by column, such as "sampled" and "greedy", the value of each measure; None where it is not known.
+        caption: what the results are of.
+    """
     card = folder / "README.md"
     before = card.read_text(encoding="utf-8").split(_RESULTS)[0]
-    rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in results.items())
-    card.write_text(f"{before}{_RESULTS}\n| measure | value |\n|---|---|\n{rows}\n\n{caption}\n", encoding="utf-8")
+    lines: list[list[object]] = [["measure", *results], ["---"] * (1 + len(results))]
+    for measure in next(iter(results.values())):
+        values = [column[measure] for column in results.values()]
+        if any(value is not None for value in values):
+            lines.append([measure.replace("_", " "), *("–" if value is None else value for value in values)])
+    table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    card.write_text(f"{before}{_RESULTS}\n{table}\n\n{caption}\n", encoding="utf-8")

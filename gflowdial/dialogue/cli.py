@@ -97,11 +97,11 @@ def _chat_scene(setting: Setting, name: str | None, text: str) -> Scene:
     """The scene of a chat that begins with ``text``."""
     if name is None and setting.task.chat_scene is not None:
         return setting.task.chat_scene(text)
-    train, held_out = setting.scenes
-    scenes = {scene.id: scene for scene in (*held_out, *train)}
+    parts = setting.scenes
+    scenes = {scene.id: scene for part in parts for scene in part}
     if name is not None and name not in scenes:
         raise ConfigError(f"--scene: there is no scene {name!r}; there are {', '.join(scenes)}")
-    return replace(scenes[name] if name else held_out[0], opening=text)
+    return replace(scenes[name] if name else parts.held_out[0], opening=text)
 
 
 def _do_search(run: Run, setting: Setting) -> None:

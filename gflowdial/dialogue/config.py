@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from gflowdial.dialogue.task import RoleMaker
 from gflowdial.estimators.packing import Attention
@@ -31,6 +40,11 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+def _listed(value: Any) -> Any:
+    """Settings of earlier versions hold one number, 0 for none."""
+    return [value] * (value != 0) if isinstance(value, int) else value
+
+
 def _known_method(name: str) -> str:
     method(name)
     return name
@@ -40,20 +54,37 @@ class DataConfig(_Section):
     """Which conversations, and how they are split.
 
     Attributes:
-        source: ``"bundled"`` for the scenes that come with the task, else the path of a file of recorded dialogues.
+        source: ``"bundled"`` for the scenes that come with the task, ``"generated"`` for scenes of its generator, else
+            the path of a file of recorded dialogues.
+        scenes: how many scenes are generated.
         licence: under what licence the data are; it stands in the model card of every policy.
-        held_out: the share of scenes kept for evaluation.
+        held_out: the share of scenes, or groups of generated scenes, kept for evaluation.
+        validation: the share kept for choosing settings and the length of training; it is taken off the training part.
         split_seed: seed of the split, the same for all seeds of a run.
         limit: at most so many scenes in all; None takes them all.
         max_turns: recorded dialogues are cut after so many of the agent's turns; None keeps them whole.
     """
 
     source: str = "bundled"
+    scenes: Annotated[int, Field(ge=2)] | None = None
     licence: str | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     split_seed: int = 0
     limit: Annotated[int, Field(ge=2)] | None = None
     max_turns: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataConfig":
+        if self.held_out + self.validation >= 1:
+            raise ValueError(
+                f"held_out and validation are {self.held_out:g} and {self.validation:g}: leave a share for training"
+            )
+        if (self.source == "generated") != (self.scenes is not None):
+            raise ValueError(
+                "scenes is the number of generated scenes: give it with source 'generated', and only there"
+            )
+        return self
 
 
 class RolesConfig(_Section):
@@ -151,7 +182,7 @@ class TrainingConfig(_Section):
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(gt=0)] = 0.1
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
-    untried: Untried = "masked"
+    untried: Untried = "free"
     floor: Annotated[float, Field(gt=0)] = 0.1
     kl_weight: Annotated[float, Field(ge=0)] = 0.1
     ranking_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -165,12 +196,14 @@ class EvaluationConfig(_Section):
 
     Attributes:
         episodes: conversations a scene and policy, where the outcome is sampled.
-        search_simulations: simulations per turn of MCTS at test time; 0 leaves that row out.
+        search_simulations: simulations per turn of MCTS at test time, a row each; an empty list leaves search out.
         write_dialogues: whether played dialogues, or predictions of labels, are written beside the results.
     """
 
     episodes: Annotated[int, Field(ge=1)] = 8
-    search_simulations: Annotated[int, Field(ge=0)] = 64
+    search_simulations: Annotated[
+        list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed), AfterValidator(_distinct)
+    ] = [64]
     write_dialogues: bool = False
 
 

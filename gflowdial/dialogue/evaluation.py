@@ -1,49 +1,37 @@
-"""The third stage: what the policies make of scenes that no training has seen."""
+"""The third stage: what the policies make of scenes that no training has seen, beside some that it has."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gflowdial.dialogue import labels
 from gflowdial.dialogue.cards import add_results
-from gflowdial.dialogue.config import RunConfig
-from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.jobs import run_jobs
-from gflowdial.dialogue.outcomes import Outcome, enumerated_outcome, mean_outcome, sampled_outcome
-from gflowdial.dialogue.play import Episode, play
-from gflowdial.dialogue.policies import DialoguePolicy, LearnedPolicy, SearchPolicy, UniformPolicy
+from gflowdial.dialogue.outcomes import Outcome, mean_outcome
+from gflowdial.dialogue.play import Episode
 from gflowdial.dialogue.progress import Report
-from gflowdial.dialogue.report import Estimate, Rows, as_data, as_table
+from gflowdial.dialogue.report import Estimate, Evaluated, as_data, as_table
+from gflowdial.dialogue.rows import (
+    HELD_OUT,
+    TRAINING,
+    Cell,
+    depends_on_seed,
+    enumerated_scenes,
+    evaluate_policy,
+    greedy,
+    is_search,
+    policy_rows,
+    row_names,
+    scenes_of,
+)
 from gflowdial.dialogue.runs import Run, RunError
-from gflowdial.dialogue.searching import search_config
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.training import method_of
-from gflowdial.search import SearchTree, enumerate_tree
-
-EXACT = "exact_flow"
-"""The row of the policy that samples conversations in exact proportion to exp(G/τ)."""
-_SAMPLED = ("mcts",)
-"""Rows that are played, also where conversations can be enumerated."""
-
-
-class Cell(NamedTuple):
-    """What one row of the table is for one seed.
-
-    Attributes:
-        outcomes: by scene.
-        dropped_turns: early turns that the policy did not get to read because the prefixes were too long for it.
-        played: the conversations that were played, as JSON values.
-    """
-
-    outcomes: list[Outcome]
-    dropped_turns: int
-    played: list[dict[str, Any]]
 
 
 def evaluate_all(run: Run, setting: Setting, report: Report, name: str = "results") -> tuple[str, Path]:
-    """Evaluate every policy, write the results, and return the table and their path.
+    """Evaluate every policy, write the results, and return the tables and their path.
 
     Args:
         run: with trained policies.
@@ -61,8 +49,14 @@ def evaluate_all(run: Run, setting: Setting, report: Report, name: str = "result
             if not run.policy(seed, method).is_dir():
                 raise RunError(f"{run.policy(seed, method)} is missing: train first")
     evaluate = labels.evaluate if config.experiment == "labels" else _conversations
-    rows, title, caption, facts, written = evaluate(run, setting, report)
+    rows, title, caption, facts, written, training_rows = evaluate(run, setting, report)
     table = as_table(rows, title, caption)
+    if training_rows is not None:
+        facts["training_rows"] = as_data(training_rows)
+        seen = f"The same in {len(facts['training_scenes'])} training scenes"
+        table = (
+            as_table(training_rows, seen, "Where these rows are as far from the target, it is under-fitting.") + table
+        )
     if config.evaluation.write_dialogues:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written)
         (run.folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
@@ -75,117 +69,84 @@ def evaluate_all(run: Run, setting: Setting, report: Report, name: str = "result
     results = {"seeds": config.seeds, **settings, "objectives": objectives, **facts, "rows": as_data(rows)}
     path = run.write_results(results, table, name)
     for method in config.training.methods:
+        shown = {column: rows[row] for column, row in (("sampled", method), ("greedy", greedy(method))) if row in rows}
         for seed in config.seeds:
-            values = {measure: str(value) for measure, value in rows[method].items() if value is not None}
-            add_results(run.policy(seed, method), values, f"{title}. {caption}")
+            add_results(run.policy(seed, method), shown, f"{title}. {caption}")
     return table, path
 
 
-def _conversations(
-    run: Run, setting: Setting, report: Report
-) -> tuple[Rows, str, str, dict[str, Any], list[dict[str, Any]]]:
+def _conversations(run: Run, setting: Setting, report: Report) -> Evaluated:
     config = setting.config
-    train, held_out = setting.scenes
-    names = [
-        (name, seed) for name in row_names(setting) for seed in (config.seeds if _varies(name) else config.seeds[:1])
+    scenes = scenes_of(setting)
+    jobs = [
+        (name, seed)
+        for name in policy_rows(setting)
+        for seed in (config.seeds if depends_on_seed(name) else config.seeds[:1])
     ]
-    cells: dict[str, dict[int, Cell]] = {name: {} for name, _ in names}
-    report("policies", 0, len(names))
-    arguments = [(run.folder, config, seed, name) for name, seed in names]
-    jobs = run_jobs(evaluate_cell, arguments, config.compute, shared=_enumerated(setting))
-    for done, (index, cell) in enumerate(jobs, 1):
-        name, seed = names[index]
-        cells[name][seed] = cell
-        report(f"{name}, seed {seed}", done, len(names))
+    cells: dict[str, dict[str, dict[int, Cell]]] = {part: {name: {} for name in row_names(setting)} for part in scenes}
+    report("policies", 0, len(jobs))
+    arguments = [(run.folder, config, seed, name) for name, seed in jobs]
+    for done, (index, found) in enumerate(
+        run_jobs(evaluate_policy, arguments, config.compute, shared=enumerated_scenes(setting)), 1
+    ):
+        name, seed = jobs[index]
+        for (part, row), cell in found.items():
+            cells[part][row][seed] = cell
+        report(f"{name}, seed {seed}", done, len(jobs))
     # Jobs are done in any order; the results must not show it.
-    cells = {name: dict(sorted(found.items())) for name, found in cells.items()}
-    by_seed = {name: [cell.outcomes for cell in found.values()] for name, found in cells.items()}
-    rows = {name: _row(outcomes, len(config.seeds), setting) for name, outcomes in by_seed.items()}
-    temperature = config.training.temperature
-    how = (
-        f"Exact over all conversations of at most {setting.environment.max_turns} turns"
-        if setting.is_enumerable
-        else f"Means of {config.evaluation.episodes} conversations a scene"
+    cells = {
+        part: {name: dict(sorted(by_seed.items())) for name, by_seed in rows.items() if by_seed}
+        for part, rows in cells.items()
+    }
+    rows, training_rows = (
+        {
+            name: _row([cell.outcomes for cell in by_seed.values()], len(config.seeds), setting)
+            for name, by_seed in cells[part].items()
+        }
+        for part in (HELD_OUT, TRAINING)
     )
-    mcts = f"; mcts from {config.evaluation.episodes} conversations a scene" if "mcts" in rows else ""
-    seeds = len(config.seeds)
-    if seeds > 1:
-        interval = "Student's t, 95%, over seeds"
-        over = f"± is Student's 95% interval over {seeds} seeds; rows without it do not depend on the seed."
-    else:
-        interval = "95% over scenes: Wilson's for shares, else Student's t"
-        over = "± is Student's 95% interval over scenes, of one seed; low–high is Wilson's, for shares."
-    title = f"{len(held_out)} held-out scenes ({len(train)} for training), target R = exp(G/{temperature:g})"
+    held_out, temperature = cells[HELD_OUT], config.training.temperature
+    number = len(setting.scenes.train)
+    title = f"{len(scenes[HELD_OUT])} held-out scenes ({number} for training), target R = exp(G/{temperature:g})"
+    interval, over = _intervals(len(config.seeds))
     facts = {
         "experiment": "conversation",
         "temperature": temperature,
-        "held_out_scenes": [scene.id for scene in held_out],
-        "by_scene": {name: {str(seed): cell.outcomes for seed, cell in found.items()} for name, found in cells.items()},
-        "dropped_turns": {name: sum(cell.dropped_turns for cell in found.values()) for name, found in cells.items()},
+        "held_out_scenes": [scene.id for scene in scenes[HELD_OUT]],
+        "training_scenes": [scene.id for scene in scenes[TRAINING]],
+        "by_scene": {
+            name: {str(seed): cell.outcomes for seed, cell in by_seed.items()} for name, by_seed in held_out.items()
+        },
+        "dropped_turns": {
+            name: sum(cell.dropped_turns for cell in by_seed.values()) for name, by_seed in held_out.items()
+        },
         "interval": interval,
     }
-    played = [line for found in cells.values() for cell in found.values() for line in cell.played]
-    return rows, title, f"{how}{mcts}. {over}", facts, played
+    written = [
+        _line(episode, name, seed)
+        for name, by_seed in held_out.items()
+        for seed, cell in by_seed.items()
+        for episode in cell.played
+    ]
+    return Evaluated(rows, title, f"{_how(setting)}. {over}", facts, written, training_rows)
 
 
-def row_names(setting: Setting) -> list[str]:
-    """The rows of the table, in order."""
-    search = ["mcts"] if setting.config.evaluation.search_simulations else []
-    exact = [EXACT] if setting.is_enumerable else []
-    return ["uniform", "lm_prior", *search, *setting.config.training.methods, *exact]
-
-
-def evaluate_cell(
-    trees: Sequence[SearchTree[DialogueState]] | None,
-    folder: Path,
-    config: RunConfig,
-    seed: int,
-    name: str,
-) -> Cell:
-    """One row of the table for one seed; ``trees`` are the enumerated held-out scenes, if they can be."""
-    run, setting, evaluation = Run.open(folder), Setting(config, folder), config.evaluation
-    _, held_out = setting.scenes
-    environment, temperature = setting.environment, config.training.temperature
-    policy = None if name == EXACT else _policy(run, setting, seed, name)
-    exact = trees is not None and name not in _SAMPLED
-    played: list[list[Episode]] = []
-    if policy is not None and (not exact or evaluation.write_dialogues):
-        played = play(environment, policy, held_out, evaluation.episodes, seed)
-    if exact:
-        assert trees is not None
-        outcomes = [enumerated_outcome(environment, tree, policy, temperature) for tree in trees]
-        read = [state.dialogue for tree in trees for state in tree.states]
-    else:
-        outcomes = [sampled_outcome(environment, episodes) for episodes in played]
-        read = [episode.dialogue for episodes in played for episode in episodes]
-    dropped = sum(map(setting.encoder.dropped_turns, read)) if isinstance(policy, LearnedPolicy) else 0
-    lines = [_line(episode, name, seed) for episodes in played for episode in episodes]
-    return Cell(outcomes, dropped, lines if evaluation.write_dialogues else [])
-
-
-def _enumerated(setting: Setting) -> list[SearchTree[DialogueState]] | None:
-    """The enumerated held-out scenes, once for all rows; None where they cannot be."""
+def _how(setting: Setting) -> str:
+    """How the rows were computed."""
+    episodes = f"{setting.config.evaluation.episodes} conversations a scene"
     if not setting.is_enumerable:
-        return None
-    _, held_out = setting.scenes
-    return [enumerate_tree(setting.environment, [DialogueState.begin(scene)]) for scene in held_out]
+        return f"Means of {episodes}"
+    exact = f"Exact over all conversations of at most {setting.environment.max_turns} turns"
+    return f"{exact}; mcts_N plays {episodes}" if any(map(is_search, row_names(setting))) else exact
 
 
-def _policy(run: Run, setting: Setting, seed: int, name: str) -> DialoguePolicy:
-    match name:
-        case "uniform":
-            return UniformPolicy(len(setting.inventory))
-        case "lm_prior":
-            untrained = setting.untrained(run, seed)
-            return LearnedPolicy(untrained.model.eval(), untrained.encoder, reference=True)
-        case "mcts":
-            config = search_config(setting, setting.config.evaluation.search_simulations)
-            return SearchPolicy(setting.environment, config, seed)
-    return setting.learned(run, seed, name)
-
-
-def _varies(name: str) -> bool:
-    return name not in ("uniform", EXACT)
+def _intervals(num_seeds: int) -> tuple[str, str]:
+    """What the intervals are, for the results and for the caption."""
+    if num_seeds > 1:
+        over = f"± is Student's 95% interval over {num_seeds} seeds; rows without it do not depend on the seed."
+        return "Student's t, 95%, over seeds", over
+    over = "± is Student's 95% interval over scenes, of one seed; low–high is Wilson's, for shares."
+    return "95% over scenes: Wilson's for shares, else Student's t", over
 
 
 def _row(by_seed: list[list[Outcome]], num_seeds: int, setting: Setting) -> dict[str, Estimate | None]:

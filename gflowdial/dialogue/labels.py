@@ -1,14 +1,13 @@
 """How well policies predict the moves that people chose in held-out dialogues, gold history given."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.progress import Report
-from gflowdial.dialogue.report import Estimate, Rows
+from gflowdial.dialogue.report import Estimate, Evaluated
 from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Dialogue
@@ -20,12 +19,13 @@ Labels = list[NDArray[np.int64]]
 """The actions of every dialogue."""
 
 
-def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str, dict[str, Any], list[dict[str, Any]]]:
-    """Rows, title, caption, facts and single predictions of the label table."""
+def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
+    """The label table, with single predictions."""
     config = setting.config
-    train, held_out = ([_gold(setting, dialogue) for dialogue in part] for part in setting.dialogues)
+    parts = setting.dialogues
+    train, held_out = ([_gold(setting, dialogue) for dialogue in part] for part in (parts.train, parts.held_out))
     kept = [index for index, labels in enumerate(held_out) if len(labels)]
-    dialogues = [setting.dialogues[1][index] for index in kept]
+    dialogues = [parts.held_out[index] for index in kept]
     true = [held_out[index] for index in kept]
     predictions: dict[str, list[Labels]] = {
         "majority": [[np.full_like(labels, _majority(train)) for labels in true]],
@@ -59,7 +59,7 @@ def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str
         "held_out_dialogues": [dialogue.scene.id for dialogue in dialogues],
         "decisions_too_long": {
             name: sum(setting.encoder.too_long(dialogue, config.data.max_turns) for dialogue in part)
-            for name, part in zip(("training", "held_out"), setting.dialogues, strict=True)
+            for name, part in (("training", parts.train), ("held_out", parts.held_out))
         },
         "problems": [str(problem) for problem in setting.corpus.problems],
         "temperature": config.training.temperature,
@@ -73,7 +73,7 @@ def evaluate(run: Run, setting: Setting, report: Report) -> tuple[Rows, str, str
         for dialogue, gold, found in zip(dialogues, true, by_dialogue, strict=True)
         for a, b in zip(gold.tolist(), found.tolist(), strict=True)
     ]
-    return rows, title, caption, facts, written
+    return Evaluated(rows, title, caption, facts, written)
 
 
 def _gold(setting: Setting, dialogue: Dialogue) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from gflowdial.dialogue.task import Template
 from gflowdial.dialogue.values import Dialogue
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.estimators.packing import Attention
-from gflowdial.search import SearchConfig, search, tree_seed
+from gflowdial.search import AnyEnvironment, SearchConfig, search, tree_seed
 
 _SETTINGS = "dialogue.json"
 
@@ -58,6 +58,19 @@ class PriorPolicy:
     def log_policy(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
         """See `DialoguePolicy`."""
         return self.prior.log_prior(dialogues)
+
+
+@dataclass(frozen=True)
+class GreedyPolicy:
+    """Another policy's likeliest allowed move, the first of equal ones."""
+
+    policy: DialoguePolicy
+    environment: DialogueEnvironment
+
+    def log_policy(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
+        """See `DialoguePolicy`; all mass is on one move."""
+        log_policy = self.environment.restrict(self.policy.log_policy(dialogues), dialogues)
+        return _one_move(log_policy.argmax(axis=1), log_policy.shape[1])
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,7 @@ class LearnedPolicy:
 class SearchPolicy:
     """MCTS at every turn; it takes the most visited move (as GDP-Zero does, arXiv 2305.13660)."""
 
-    environment: DialogueEnvironment
+    environment: AnyEnvironment[DialogueState]
     config: SearchConfig
     seed: int
 
@@ -169,6 +182,10 @@ class SearchPolicy:
             seeds.append(tree_seed(self.seed, repr((dialogue.scene.id, dialogue.moves, asked[dialogue]))))
             asked[dialogue] += 1
         found = search(self.environment, [DialogueState(dialogue) for dialogue in dialogues], seeds, self.config)
-        log_policy = np.full((len(dialogues), self.environment.num_actions), -np.inf)
-        log_policy[np.arange(len(dialogues)), found.best_actions()] = 0.0
-        return log_policy
+        return _one_move(np.asarray(found.best_actions()), self.environment.num_actions)
+
+
+def _one_move(actions: NDArray[np.int64], num_actions: int) -> NDArray[np.float64]:
+    log_policy = np.full((len(actions), num_actions), -np.inf)
+    log_policy[np.arange(len(actions)), actions] = 0.0
+    return log_policy

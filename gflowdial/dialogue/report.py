@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm, t
@@ -47,15 +49,40 @@ class Estimate:
         return Estimate(mean, min(mean, middle - half), max(mean, middle + half), tuple(samples))
 
     def __str__(self) -> str:
+        return self.text(3)
+
+    def text(self, decimals: int) -> str:
+        """The mean with so many decimals, and the interval: as ±, or its ends where the mean is not in the middle."""
+        mean = f"{self.mean:.{decimals}f}"
         if self.low is None or self.high is None:
-            return f"{self.mean:.3f}"
-        if not np.isclose(self.mean - self.low, self.high - self.mean, atol=5e-4):
-            return f"{self.mean:.3f} ({self.low:.3f}–{self.high:.3f})"
-        return f"{self.mean:.3f} ±{(self.high - self.low) / 2:.3f}"
+            return mean
+        if not np.isclose(self.mean - self.low, self.high - self.mean, atol=5 * 10.0 ** -(decimals + 1)):
+            return f"{mean} ({self.low:.{decimals}f}–{self.high:.{decimals}f})"
+        return f"{mean} ±{(self.high - self.low) / 2:.{decimals}f}"
 
 
 Rows = Mapping[str, Mapping[str, Estimate | None]]
 """Policy, then measure; None where a measure is not known."""
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        rows: the results.
+        title: what they are of.
+        caption: how they were computed.
+        facts: what stands beside the rows in ``results.json``.
+        written: single predictions or conversations, as JSON values.
+        training_rows: the same in scenes for training, where they are computed.
+    """
+
+    rows: Rows
+    title: str
+    caption: str
+    facts: dict[str, Any]
+    written: list[dict[str, Any]]
+    training_rows: Rows | None = None
 
 
 def as_data(rows: Rows) -> dict[str, dict[str, dict[str, object] | None]]:
@@ -66,15 +93,41 @@ def as_data(rows: Rows) -> dict[str, dict[str, dict[str, object] | None]]:
     }
 
 
+COLUMNS = {
+    "expected_return": ("return", 3),
+    "turns": ("turns", 2),
+    "total_variation": ("TV", 3),
+    "kl": ("KL", 2),
+    "good_conversations": ("good/64", 1),
+    "certificate": ("TV bound", 3),
+    "environment_steps": ("steps", 0),
+}
+"""The title of a measure's column, and how many decimals are printed; other measures have their name and three."""
+
+
 def as_table(rows: Rows, title: str, caption: str) -> str:
-    """The rows as text."""
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    table.add_column("policy")
-    for name in next(iter(rows.values())):
-        table.add_column(name.replace("_", " "), justify="right")
+    """The rows as text, at most 160 columns wide. The row ``NAME_greedy`` after ``NAME`` is printed as "… greedy"."""
+    table = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("policy", no_wrap=True)
+    measures = list(next(iter(rows.values())))
+    for name in measures:
+        table.add_column(_column(name)[0], justify="right")
+    before = ""
     for policy, row in rows.items():
-        table.add_row(policy.replace("_", " "), *("–" if value is None else str(value) for value in row.values()))
-    console = Console(width=140, record=True, file=None, quiet=False, force_terminal=False)
+        shown = "… greedy" if policy == f"{before}_greedy" else policy.replace("_", " ")
+        table.add_row(shown, *(_cell(row[name], _column(name)[1]) for name in measures))
+        before = policy
+    console = Console(width=160, record=True, file=None, quiet=False, force_terminal=False)
     with console.capture() as captured:
         console.print(table)
-    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines() if line.strip())
+
+
+def _column(measure: str) -> tuple[str, int]:
+    return COLUMNS.get(measure, (measure.replace("_", " "), 3))
+
+
+def _cell(value: Estimate | None, decimals: int) -> str:
+    return "–" if value is None else value.text(decimals)

@@ -21,7 +21,7 @@ def search_config(setting: Setting, simulations: int | None = None) -> SearchCon
 def search_all(run: Run, setting: Setting, report: Report) -> None:
     """Search every seed's trees; a search that was cut off goes on where it stopped."""
     seeds = run.config.seeds
-    train, _ = setting.scenes
+    train = setting.scenes.train
     for index, seed in enumerate(seeds):
 
         def progress(done: int, total: int, index: int = index, seed: int = seed) -> None:
@@ -58,7 +58,7 @@ def read_run_trees(run: Run, setting: Setting, seed: int) -> list[SearchTree[Dia
             check_moves(tree, setting.inventory)
         except ValueError as error:
             raise TreeFileError(f"{path}, line {number}: {error}; search again") from None
-    train, _ = setting.scenes
+    train = setting.scenes.train
     if [tree.states[0].dialogue.scene for tree in trees] != list(train):
         raise RunError(
             f"{path} holds {len(trees)} trees, not one for each of the {len(train)} training scenes in their order: "

@@ -19,7 +19,7 @@ from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.roles import Roles
 from gflowdial.dialogue.runs import Run, RunError
-from gflowdial.dialogue.splits import split_by_scene
+from gflowdial.dialogue.splits import Parts, first_of_each, split_by_scene
 from gflowdial.dialogue.task import Task, load_task
 from gflowdial.dialogue.values import Dialogue, Scene
 from gflowdial.estimators.language_model import LanguageModelPolicy
@@ -69,9 +69,9 @@ class Setting:
 
     @cached_property
     def corpus(self) -> Corpus | None:
-        """The recorded dialogues, or None where the run takes the scenes that come with the task."""
+        """The recorded dialogues, or None where the run takes scenes of the task."""
         source = self.config.data.source
-        if source == "bundled":
+        if source in ("bundled", "generated"):
             return None
         if self.task.load is None:
             raise ConfigError(f"data.source: task {self.task.name!r} reads no files of dialogues; leave it 'bundled'")
@@ -91,8 +91,8 @@ class Setting:
         return self.config.data.licence or stated
 
     @cached_property
-    def dialogues(self) -> tuple[list[Dialogue], list[Dialogue]]:
-        """Recorded dialogues in the run's inventory, for training and held out.
+    def dialogues(self) -> Parts[list[Dialogue]]:
+        """Recorded dialogues in the run's inventory.
 
         Raises:
             ConfigError: the run has none.
@@ -100,40 +100,56 @@ class Setting:
         if self.corpus is None:
             raise ConfigError("data.source: learning from labels needs recorded dialogues; name a corpus file")
         data = self.config.data
-        train, held_out = _split(self.corpus.dialogues[: data.limit], data)
-        return train, held_out
+        return _split(self.corpus.dialogues[: data.limit], data)
 
     @cached_property
-    def decisions(self) -> tuple[list[tuple[Dialogue, list[int]]], list[tuple[Dialogue, list[int]]]]:
-        """The recorded dialogues that have labelled turns, with the indices of these, for training and held out.
+    def decisions(self) -> Parts[list[tuple[Dialogue, list[int]]]]:
+        """The recorded dialogues that have labelled turns, with the indices of these.
 
         Raises:
-            ConfigError: a part has none.
+            ConfigError: a part has dialogues, but none with labelled turns.
         """
-        train, held_out = (
-            [
-                (dialogue, turns)
-                for dialogue in part
-                if (turns := self.encoder.decisions(dialogue, self.config.data.max_turns))
-            ]
-            for part in self.dialogues
+        parts = Parts(
+            *(
+                [
+                    (dialogue, turns)
+                    for dialogue in part
+                    if (turns := self.encoder.decisions(dialogue, self.config.data.max_turns))
+                ]
+                for part in self.dialogues
+            )
         )
-        for name, found in (("training", train), ("held-out", held_out)):
-            if not found:
+        for name, part, found in zip(("training", "validation", "held-out"), self.dialogues, parts, strict=True):
+            if part and not found:
                 raise ConfigError(
                     f"data.source: no {name} dialogue has a labelled turn of the {self.task.agent.lower()} that fits "
                     f"in training.max_tokens, {self.encoder.max_tokens}; name another corpus, or raise it"
                 )
-        return train, held_out
+        return parts
 
     @cached_property
-    def scenes(self) -> tuple[list[Scene], list[Scene]]:
-        """Scenes for training and held out."""
+    def scenes(self) -> Parts[list[Scene]]:
+        """The scenes of each part; of generated ones, validation and held-out parts have the first of each group."""
+        data = self.config.data
         if self.corpus is not None:
-            train, held_out = ([dialogue.scene for dialogue in part] for part in self.dialogues)
-        else:
-            train, held_out = _split(self.task.scenes()[: self.config.data.limit], self.config.data)
-        return train, held_out
+            return Parts(*([dialogue.scene for dialogue in part] for part in self.dialogues))
+        if data.source == "bundled":
+            return _split(self.task.scenes()[: data.limit], data)
+        group = self.task.group
+        parts = _split(self._generated(), data, group)
+        if group is None:
+            return parts
+        return Parts(parts.train, first_of_each(parts.validation, group), first_of_each(parts.held_out, group))
+
+    def _generated(self) -> Sequence[Scene]:
+        data = self.config.data
+        if self.task.generate is None:
+            raise ConfigError(f"data.source: task {self.task.name!r} generates no scenes; leave it 'bundled'")
+        assert data.scenes is not None
+        try:
+            return self.task.generate(min(data.scenes, data.limit or data.scenes))
+        except ValueError as error:
+            raise ConfigError(f"data.scenes: {error}") from None
 
     @cached_property
     def roles(self) -> Roles:
@@ -197,7 +213,7 @@ class Setting:
         # Few conversations need no trial.
         if self.is_enumerable and self.environment.num_actions**turns > 10_000:
             try:
-                enumerate_tree(self.environment, [DialogueState.begin(self.scenes[1][0])])
+                enumerate_tree(self.environment, [DialogueState.begin(self.scenes.held_out[0])])
             except ValueError as error:
                 reason = str(error).partition(":")[0]
                 raise ConfigError(f"roles.max_turns: {turns} turns are too many ({reason}); lower it") from None
@@ -272,8 +288,9 @@ class Setting:
         return policy
 
 
-def _split(items: Sequence[_Item], data: DataConfig) -> list[list[_Item]]:
+def _split(items: Sequence[_Item], data: DataConfig, group: Callable[[Scene], str] | None = None) -> Parts[list[_Item]]:
+    fractions = [1 - data.held_out - data.validation, data.validation, data.held_out]
     try:
-        return split_by_scene(items, [1 - data.held_out, data.held_out], data.split_seed)
+        return Parts(*split_by_scene(items, fractions, data.split_seed, group))
     except ValueError as error:
         raise ConfigError(f"data.held_out: {error} (data.limit is {data.limit})") from None

@@ -160,6 +160,10 @@ class Task:
         prompts: what language models in the roles are told.
         load: recorded dialogues of a file, their moves in an inventory; with a third argument true it stops at the
             first fault. None: the task knows no recorded dialogues.
+        generate: ``generate(n)`` is n simulated scenes, whose first k are ``generate(k)``; it raises a ValueError where
+            it has fewer. None: the task has no generator.
+        group: the group of a generated scene; the scenes of a group are in one part of the data, and of each group one
+            is evaluated. None: each scene is a group of its own.
         guard: ``guard(locale)`` is what sees each line of a chat before the policy; see
             `gflowdial.dialogue.chat.Guard`. None: nothing does.
         notice: what a chat tells first.
@@ -187,6 +191,8 @@ class Task:
     template: Template = Template()
     prompts: Prompts = Prompts()
     load: Callable[[Path, Inventory, bool], Corpus] | None = None
+    generate: Callable[[int], Sequence[Scene]] | None = None
+    group: Callable[[Scene], str] | None = None
     guard: Callable[[str], Any] | None = None
     notice: str = "This is research software: it makes mistakes, and nobody reads along."
     chat_scene: Callable[[str], Scene] | None = None

@@ -99,6 +99,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         untried=how.untried,
         floor=training.floor,
         read_leaves=how.read_leaves,
+        anchor_frontier=how.anchor_frontier,
     )
     # The parent prints its summary where its own bar is off; the stage has a bar already.
     trainer.remove_callback(PrinterCallback)
@@ -135,7 +136,7 @@ def examples(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueS
     """What the policies of a seed learn from: its search trees, or recorded dialogues; see `train_all` for errors."""
     if run.config.experiment == "conversation":
         return read_run_trees(run, setting, seed)
-    train, _ = setting.decisions
+    train = setting.decisions.train
     return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in train]
 
 
@@ -143,7 +144,7 @@ def _prior_episodes(setting: Setting, seed: int) -> list[Episode]:
     """Conversations of the prior in the training scenes."""
     model = setting.config.model
     assert model.kind == "tiny"
-    train, _ = setting.scenes
+    train = setting.scenes.train
     played = play(setting.environment, PriorPolicy(setting.roles.prior), train, model.transcripts_per_scene, seed)
     return [episode for episodes in played for episode in episodes]
 

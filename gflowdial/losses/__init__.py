@@ -12,16 +12,21 @@ on a forest that was prepared (see `Forest.prepare`). `require_finite` makes any
 
 import inspect
 
+from gflowdial.losses.actor_critic import policy_gradient, ppo, reinforce
 from gflowdial.losses.afpo import afpo, ranking_hinge, reference_kl
 from gflowdial.losses.balance import detailed_balance, trajectory_balance
+from gflowdial.losses.credit import turn_credit
 from gflowdial.losses.flow_matching import flow_matching
 from gflowdial.losses.forward_looking import forward_looking_detailed_balance, forward_looking_subtrajectory_balance
+from gflowdial.losses.group_relative import grpo, rloo
 from gflowdial.losses.inputs import require_finite
 from gflowdial.losses.likelihood import behaviour_cloning, maximum_likelihood
 from gflowdial.losses.modified import modified_detailed_balance, modified_subtrajectory_balance
 from gflowdial.losses.penalties import huber, linex, log_cosh, squared
+from gflowdial.losses.preference import direct_preference
 from gflowdial.losses.reading import LOSSES, Loss, Reading, Sum, inputs_of, loss_on
 from gflowdial.losses.relative import relative_subtrajectory_balance, relative_trajectory_balance
+from gflowdial.losses.released import released_flow_balance, released_kl, released_preference, value_margin
 from gflowdial.losses.reweighted import clipped_trajectory_balance, length_normalised_trajectory_balance
 from gflowdial.losses.stochastic import dynamics_likelihood, expected_detailed_balance, stochastic_detailed_balance
 from gflowdial.losses.subtrajectory import subtrajectory_balance
@@ -36,11 +41,13 @@ __all__ = [
     "behaviour_cloning",
     "clipped_trajectory_balance",
     "detailed_balance",
+    "direct_preference",
     "dynamics_likelihood",
     "expected_detailed_balance",
     "flow_matching",
     "forward_looking_detailed_balance",
     "forward_looking_subtrajectory_balance",
+    "grpo",
     "huber",
     "inputs_of",
     "length_normalised_trajectory_balance",
@@ -51,20 +58,29 @@ __all__ = [
     "maximum_likelihood",
     "modified_detailed_balance",
     "modified_subtrajectory_balance",
+    "policy_gradient",
+    "ppo",
     "ranking_hinge",
     "reference_kl",
+    "reinforce",
     "relative_subtrajectory_balance",
     "relative_trajectory_balance",
+    "released_flow_balance",
+    "released_kl",
+    "released_preference",
     "require_finite",
+    "rloo",
     "squared",
     "stochastic_detailed_balance",
     "subtrajectory_balance",
     "trajectory_balance",
+    "turn_credit",
+    "value_margin",
 ]
 
-_HELPERS = ("inputs", "penalties", "reading")
+_HELPERS = ("credit", "inputs", "penalties", "reading")
 LOSSES.update(
     (name, function)
-    for name, function in list(globals().items())
+    for name, function in sorted(globals().items())
     if inspect.isfunction(function) and function.__module__.rpartition(".")[2] not in _HELPERS
 )

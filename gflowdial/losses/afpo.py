@@ -1,4 +1,4 @@
-"""Affective Flow Policy Optimisation: AFlow's objective in three readings, and its two extra terms."""
+"""Affective Flow Policy Optimisation: AFlow's objective as the paper can be read, and its two extra terms."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ from gflowdial.numerics import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
-Variant = Literal["anchored", "paper", "released"]
+Variant = Literal["anchored", "paper"]
 FlowReading = Literal["edge", "state"]
 
 
@@ -41,9 +41,8 @@ def afpo(
     - ``"paper"``, ``flow="edge"``: log F(n) is the flow F(s, a) of the edge into n; pairs of non-root nodes, leaves
       free.
     - ``"paper"``, ``flow="state"``: log F(n) is the flow of state n; every ancestor pair, leaves free.
-    - ``"released"``: the published code, kept for comparison. State m is paired with the Q̂ of the edge that led to it,
-      and the policy's sum runs one step too far: ``log F(m) + Σ over m→c of (log P_F - log P_B) - log F(n)`` for every
-      child c of n, m a proper ancestor of n. Leaves are no part of it.
+
+    What the two public releases compute is in `losses.released`.
 
     With free leaves the objective does not determine the policy: see docs/afpo.md. No variant carries a KL term; add
     `reference_kl` and `ranking_hinge` to the result where they are wanted. A KL term moves the optimum of
@@ -53,10 +52,10 @@ def afpo(
         log_flow: log Q̂ + log V of each node, ``[nodes]``.
         log_pf: forward log-probability of each action, ``[edges]``.
         log_pb: backward log-probability of each action, ``[edges]``; None means a tree, log P_B = 0.
-        log_reward: log R of each leaf, ``[leaves]``; read by "anchored" alone, the others take None.
+        log_reward: log R of each leaf, ``[leaves]``; read by "anchored" alone, "paper" takes None.
         forest: which state follows which.
         variant: see above.
-        flow: how "paper" reads the flow; the others ignore it.
+        flow: how "paper" reads the flow; "anchored" ignores it.
         decay: weight per step of a pair's distance, in (0, 1].
         pair_weight: see `subtrajectory_balance`.
 
@@ -74,11 +73,9 @@ def afpo(
         return subtrajectory_balance(log_flow, log_pf, log_pb, log_reward, forest, decay=decay, pair_weight=pair_weight)
     ratio = log_ratio(log_pf, log_pb, forest)
     residual = edge_residual(lift("log_flow", log_flow, forest, "node"), ratio, forest)
-    if variant == "released":
-        loss = _one_step_too_far(residual, ratio, forest, decay, pair_weight)
-    elif variant != "paper":
-        raise ValueError(f"variant must be 'anchored', 'paper' or 'released'; got {variant!r}.")
-    elif flow == "state":
+    if variant != "paper":
+        raise ValueError(f"variant must be 'anchored' or 'paper'; got {variant!r}.")
+    if flow == "state":
         loss = pair_mean(residual, forest, decay, pair_weight, squared)
     elif flow == "edge":
         loss = pair_energy(residual, forest, _edge_measure(forest, decay, pair_weight))
@@ -158,26 +155,3 @@ def _edge_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> Pair
         return PairMeasure.of(forest, decay, (forest.parent >= 0).to(sink.dtype), sink)
 
     return forest.kept(("edge_measure", decay, pair_weight), derive)
-
-
-def _state_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> tuple[PairMeasure, Tensor]:
-    """Pairs of states that act, counted once per action of the lower one; and the weight of each action."""
-
-    def derive() -> tuple[PairMeasure, Tensor]:
-        action = node_weight(forest, pair_weight)[forest.edge_child]
-        sink = action.new_zeros(forest.num_nodes).index_add(0, forest.edge_parent, action)
-        return PairMeasure.of(forest, decay, torch.ones_like(sink), sink), action
-
-    return forest.kept(("state_measure", decay, pair_weight), derive)
-
-
-def _one_step_too_far(
-    residual: Tensor, ratio: Tensor, forest: Forest, decay: float, pair_weight: PairWeight
-) -> Float[Tensor, ""]:
-    """Mean of ``(ratio_c - (c_n - c_m))²`` over actions n→c and ancestors m of n, around SubTB's own square."""
-    measure, action = _state_measure(forest, decay, pair_weight)
-    started = forest.edges_to_nodes(residual) * measure.above
-    drift = started + forest.ancestor_filter(started, decay)
-    # (ratio - gap)² = gap² + ratio·(ratio - 2·gap): the first is the energy, the second needs Σ over m of gap alone.
-    extra = action * ratio * (ratio * measure.above[forest.edge_parent] - 2 * drift[forest.edge_parent])
-    return pair_energy(residual, forest, measure) + (extra * measure.share[forest.edge_tree]).sum()

@@ -5,13 +5,15 @@ What is learned is F̃, with ``F(s) = F̃(s)·exp(Σ log_turn_reward over root�
 is that of the plain losses, R, however the turns share it out; what changes is what has to be learned.
 """
 
+import torch
+
 from gflowdial.forest import Forest
 from gflowdial.losses.balance import detailed_balance
 from gflowdial.losses.inputs import lift
 from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.subtrajectory import subtrajectory_balance
-from gflowdial.shapes import Float, Tensor
+from gflowdial.shapes import Bool, Float, Tensor
 
 
 def forward_looking_detailed_balance(
@@ -22,6 +24,7 @@ def forward_looking_detailed_balance(
     forest: Forest,
     *,
     log_turn_reward: Float[Tensor, " edges"],
+    ended: Bool[Tensor, " leaves"] | None = None,
     penalty: Penalty = squared,
 ) -> Float[Tensor, ""]:
     """``(log F̃(s') + log P_B(s|s') + log_turn_reward(s→s') - log F̃(s) - log P_F(s'|s))²``, averaged as in
@@ -34,6 +37,7 @@ def forward_looking_detailed_balance(
         log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         log_turn_reward: what each action adds to log R, ``[edges]``, any numbers.
+        ended: which leaves are ends; at any other ``log_reward`` is log F̃, not log R. None: all.
         penalty: what a residual costs; see `losses.penalties`.
 
     Returns:
@@ -44,7 +48,7 @@ def forward_looking_detailed_balance(
 
     Source: Pan et al., arXiv 2302.01687.
     """
-    flow = _whole_flow(log_flow, log_turn_reward, forest)
+    flow, log_reward = _whole(log_flow, log_reward, log_turn_reward, ended, forest)
     return detailed_balance(flow, log_pf, log_pb, log_reward, forest, penalty=penalty).to(log_flow.dtype)
 
 
@@ -56,6 +60,7 @@ def forward_looking_subtrajectory_balance(
     forest: Forest,
     *,
     log_turn_reward: Float[Tensor, " edges"],
+    ended: Bool[Tensor, " leaves"] | None = None,
     decay: float = 0.9,
     pair_weight: PairWeight = "unique",
     penalty: Penalty = squared,
@@ -70,6 +75,7 @@ def forward_looking_subtrajectory_balance(
         log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         log_turn_reward: what each action adds to log R, ``[edges]``, any numbers.
+        ended: which leaves are ends; at any other ``log_reward`` is log F̃, not log R. None: all.
         decay: λ, the weight per step of a pair's distance, in (0, 1].
         pair_weight: "unique" counts each ancestor pair once, "path" as often as root-to-leaf paths contain it.
         penalty: what a residual costs; see `losses.penalties`. Any but the square takes time proportional to pairs.
@@ -82,12 +88,17 @@ def forward_looking_subtrajectory_balance(
 
     Source: Pan et al., arXiv 2302.01687.
     """
-    flow = _whole_flow(log_flow, log_turn_reward, forest)
+    flow, log_reward = _whole(log_flow, log_reward, log_turn_reward, ended, forest)
     return subtrajectory_balance(
         flow, log_pf, log_pb, log_reward, forest, decay=decay, pair_weight=pair_weight, penalty=penalty
     ).to(log_flow.dtype)
 
 
-def _whole_flow(log_flow: Tensor, log_turn_reward: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:
+def _whole(
+    log_flow: Tensor, log_reward: Tensor, log_turn_reward: Tensor, ended: Tensor | None, forest: Forest
+) -> tuple[Float[Tensor, " nodes"], Float[Tensor, " leaves"]]:
+    """log F of each node, and what holds each leaf: log R at an end, elsewhere log F."""
     paid = forest.root_sum(lift("log_turn_reward", log_turn_reward, forest, "edge"))
-    return lift("log_flow", log_flow, forest, "node") + paid
+    if ended is not None:
+        log_reward = torch.where(ended, log_reward, log_reward + paid[forest.leaves])
+    return lift("log_flow", log_flow, forest, "node") + paid, log_reward

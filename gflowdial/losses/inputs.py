@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.numerics import check_vector, first_true, precise_dtype
-from gflowdial.shapes import Float, Tensor
+from gflowdial.numerics import check_length, check_vector, first_true, precise_dtype
+from gflowdial.segments import Segments
+from gflowdial.shapes import Float, Int, Tensor
 
 Place = Literal["node", "edge", "leaf", "tree"]
 # Of each place: how many there are, the node of each (None: the nodes themselves), and what the node is called.
@@ -99,6 +100,21 @@ def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float
     flow = log_flow.to(precise_dtype(log_flow.device), copy=True)
     forest.set_leaves_(flow, log_reward)
     return flow
+
+
+def group_segments(group: Int[Tensor, " trees"], forest: Forest) -> Segments:
+    """Which group each leaf is of, the groups numbered from 0 without gaps; does not wait for the device.
+
+    Raises:
+        ValueError: if ``group`` has not one integer per tree.
+    """
+    check_length("group", group, forest.num_trees, "tree")
+    if group.is_floating_point() or group.dtype == torch.bool:
+        raise ValueError(f"group must hold integers; got {group.dtype}.")
+    ordered, order = group.sort()
+    number = torch.nn.functional.pad((ordered.diff() != 0).long(), (1, 0)).cumsum(0)
+    numbered = torch.empty_like(number).index_copy(0, order, number)
+    return Segments.from_ids(numbered[forest.leaf_tree], forest.num_trees)
 
 
 def edge_residual(log_flow: Tensor, log_ratio: Tensor, forest: Forest) -> Float[Tensor, " edges"]:

@@ -1,12 +1,8 @@
 """Log-partition variance (VarGrad): trajectory balance that estimates log Z from the batch itself."""
 
-import torch
-
 from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import lift, path_ratio
-from gflowdial.numerics import check_length
-from gflowdial.segments import Segments
+from gflowdial.losses.inputs import group_segments, lift, path_ratio
 from gflowdial.shapes import Float, Int, Tensor
 
 
@@ -41,18 +37,7 @@ def log_partition_variance(
 
     Source: Zhang et al., arXiv 2302.05446, after VarGrad, Richter et al., arXiv 2010.10436.
     """
-    check_length("group", group, forest.num_trees, "tree")
-    if group.is_floating_point() or group.dtype == torch.bool:
-        raise ValueError(f"group must hold integers; got {group.dtype}.")
     log_z = lift("log_reward", log_reward, forest, "leaf") - path_ratio(log_pf, log_pb, forest)
-    number = _numbered(group)
-    groups = Segments.from_ids(number[forest.leaf_tree], forest.num_trees)
+    groups = group_segments(group, forest)
     deviation = log_z - segments.mean(log_z, groups)[groups.ids]
-    return (segments.mean(deviation.square(), groups).sum() / (number.max() + 1)).to(log_pf.dtype)
-
-
-def _numbered(group: Int[Tensor, " trees"]) -> Int[Tensor, " trees"]:
-    """The same groups, numbered from 0 without gaps; without waiting for the device."""
-    ordered, order = group.sort()
-    number = torch.nn.functional.pad((ordered.diff() != 0).long(), (1, 0)).cumsum(0)
-    return torch.empty_like(number).index_copy(0, order, number)
+    return (segments.mean(deviation.square(), groups).sum() / (groups.ids.max() + 1)).to(log_pf.dtype)

@@ -3,8 +3,9 @@
 from gflowdial.faces import lazy_face
 from gflowdial.search.adapters import HistoryEnvironment, SearchView
 from gflowdial.search.enumeration import enumerate_tree
-from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition
+from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition, count_steps
 from gflowdial.search.files import TreeFileError, read_trees_file, search_to_file, tree_seed, write_trees
+from gflowdial.search.growth import grow
 from gflowdial.search.mcts import search
 from gflowdial.search.selection import SearchConfig, selection_policy
 from gflowdial.search.tree import SearchTree
@@ -21,7 +22,9 @@ __all__ = [
     "SearchView",
     "Transition",
     "TreeFileError",
+    "count_steps",
     "enumerate_tree",
+    "grow",
     "read_trees_file",
     "search",
     "search_to_file",

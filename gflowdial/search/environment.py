@@ -1,8 +1,9 @@
 """What a search needs to know of the world: the protocols that an environment fills."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,3 +76,50 @@ class ChanceEnvironment(Protocol[State]):
 
 AnyEnvironment: TypeAlias = SearchEnvironment[State] | ChanceEnvironment[State]
 """What `search` and `enumerate_tree` take."""
+
+
+class _Counted(Generic[State]):
+    """What both kinds of counted environments share; see `count_steps`."""
+
+    def __init__(self, environment: AnyEnvironment[State], key: Callable[[State], Hashable], steps: Counter[Hashable]):
+        self._environment, self._key, self._steps = environment, key, steps
+
+    @property
+    def num_actions(self) -> int:
+        return self._environment.num_actions
+
+    def log_prior(self, states: Sequence[State]) -> NDArray[np.float64]:
+        return self._environment.log_prior(states)
+
+    def trajectory_return(self, rewards: Sequence[float], state: State) -> float:
+        return self._environment.trajectory_return(rewards, state)
+
+
+class _CountedSteps(_Counted[State]):
+    def step(self, states: Sequence[State], actions: NDArray[np.int64]) -> list[Transition[State]]:
+        self._steps.update(map(self._key, states))
+        return cast(SearchEnvironment[State], self._environment).step(states, actions)
+
+
+class _CountedOutcomes(_Counted[State]):
+    def outcomes(self, states: Sequence[State], actions: NDArray[np.int64]) -> list[Sequence[Transition[State]]]:
+        self._steps.update(map(self._key, states))
+        return cast(ChanceEnvironment[State], self._environment).outcomes(states, actions)
+
+
+def count_steps(
+    environment: AnyEnvironment[State], key: Callable[[State], Hashable]
+) -> tuple[AnyEnvironment[State], Counter[Hashable]]:
+    """The environment, and a counter of the actions that are taken in it from now on.
+
+    Args:
+        environment: the world.
+        key: what is counted together, by the state before the action, such as the scene of a conversation.
+
+    Returns:
+        An environment that answers as ``environment`` does, and the counter, which is 0 in the beginning. In a
+        `ChanceEnvironment` an action whose outcomes are asked for counts once.
+    """
+    steps: Counter[Hashable] = Counter()
+    counted = _CountedOutcomes if isinstance(environment, ChanceEnvironment) else _CountedSteps
+    return counted(environment, key, steps), steps

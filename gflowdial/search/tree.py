@@ -60,6 +60,24 @@ class SearchTree(Generic[State]):
         return self.value[self.forest.leaves]
 
     @staticmethod
+    def begin(states: Sequence[State], num_actions: int) -> "SearchTree[State]":
+        """Trees of one node each, from which `grow` goes on; nothing was simulated from them."""
+        size = len(states)
+        return SearchTree(
+            forest=Forest.from_parents(torch.full((size,), -1)),
+            states=tuple(states),
+            action=torch.full((size,), -1),
+            reward=torch.zeros(size, dtype=torch.float64),
+            visits=torch.zeros(size, dtype=torch.int64),
+            value=torch.zeros(size, dtype=torch.float64),
+            log_prior=torch.full((size, num_actions), torch.nan, dtype=torch.float64),
+            ended=torch.zeros(size, dtype=torch.bool),
+            expanded=torch.ones(size, dtype=torch.bool),
+            chance=torch.zeros(size, dtype=torch.bool),
+            log_chance=torch.zeros(size, dtype=torch.float64),
+        )
+
+    @staticmethod
     def merge(trees: "Sequence[SearchTree[State]]") -> "SearchTree[State]":
         """All trees in one, one behind the other.
 

@@ -6,8 +6,8 @@ Needs the extra `testing`. A strategy draws examples for tests of your own::
     def test_my_loss_vanishes_at_balance(flow):
         assert my_loss(flow.log_flow, flow.log_pf, flow.log_pb, flow.log_reward, flow.forest) < 1e-9
 
-A checker is one call on an environment, a loss, an estimator or a sampler. It raises an AssertionError that names the
-law, the smallest case it found against it, and the numbers.
+A checker is one call on an environment, a loss, an estimator, a sampler or a certificate. It raises an AssertionError
+that names the law, the smallest case it found against it, and the numbers.
 """
 
 try:
@@ -15,6 +15,7 @@ try:
 except ImportError as error:
     raise ImportError("gflowdial.testing needs the extra `testing`: pip install 'gflowdial[testing]'.") from error
 
+from gflowdial.testing.certificate_laws import check_certificate
 from gflowdial.testing.environment_laws import check_environment
 from gflowdial.testing.estimator_laws import check_estimator
 from gflowdial.testing.flows import DagFlow, Flow, PaddedBatch
@@ -42,6 +43,7 @@ __all__ = [
     "balanced_dag_flows",
     "balanced_flows",
     "chains",
+    "check_certificate",
     "check_environment",
     "check_estimator",
     "check_loss",

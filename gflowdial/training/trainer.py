@@ -57,6 +57,7 @@ class FlowTrainer(Trainer):
         untried: what becomes of actions that were never tried; see `Untried`.
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too, for losses with a free flow there.
+        anchor_frontier: whether leaves that have not ended are anchored as if they had; see `TreeCollator`.
         callbacks: the parent's.
 
     Raises:
@@ -73,16 +74,24 @@ class FlowTrainer(Trainer):
         tokens: Callable[[SearchTree[Any]], list[list[int]]],
         branch: Sequence[int],
         temperature: float,
-        untried: Untried = "masked",
+        untried: Untried = "free",
         floor: float = 0.1,
         read_leaves: bool = False,
+        anchor_frontier: bool = False,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if not trees:
             raise ValueError("there are no trees to train on")
         self.loss = loss_named(loss)
         self.collator = TreeCollator(
-            branch, temperature, untried, floor, read_leaves, args.tokens_per_pass, policy.continuations
+            branch,
+            temperature,
+            untried,
+            floor,
+            read_leaves,
+            anchor_frontier,
+            args.tokens_per_pass,
+            policy.continuations,
         )
         parts = [part for tree in trees for part in (tree.split() if tree.forest.num_trees > 1 else [tree])]
         self.trees = [EncodedTree(tree, tokens(tree)) for tree in parts]

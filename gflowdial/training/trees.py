@@ -16,15 +16,15 @@ from gflowdial.shapes import Bool, Float, Int, Tensor
 
 __all__ = ["EncodedTree", "TreeBatch", "TreeCollator", "Untried"]
 
-Untried = Literal["masked", "floor", "zero"]
-"""What becomes of an action that the search never tried at a state it went on from, which carries no evidence.
+Untried = Literal["free", "masked", "floor"]
+"""What becomes of an action that was not tried at a state that was gone on from.
 
-- ``"masked"``: P_F is normalised over the tried actions in the loss; what the policy gives the others is left to
-  generalisation.
+- ``"free"``: nothing is said of it. P_F is normalised over all allowed actions, and the flow of a state may exceed what
+  its tried actions carry. The exact flow of the environment has loss 0 on any part of its tree.
+- ``"masked"``: P_F is normalised over the tried actions in the loss, as if the others had no flow. The exact flow has a
+  loss above 0 wherever an action was not tried; the loss is 0 at the flow of the tree without untried actions.
 - ``"floor"``: the action leads to a leaf of its own, with the reward of the state's mean return times
-  ``floor · prior(a|s)``.
-- ``"zero"``: P_F is normalised over all actions, so that all flow goes to the tried ones: an untried action counts as
-  one without reward.
+  ``floor · prior(a|s)``: an assumption about its return in place of evidence.
 
 An action that the prior excludes gets nothing under any of them: P_F is normalised over the allowed ones at most.
 """
@@ -56,13 +56,16 @@ class TreeBatch:
         action: ``[nodes]`` the action that led to a node; −1 at roots and at outcomes of chance.
         visits: ``[nodes]`` visit counts; 0 at leaves that stand for untried actions.
         log_q: ``[nodes]`` Q/τ.
-        log_reward: ``[leaves]`` log R = G/τ.
+        mean_return: ``[nodes]`` Q itself, in units of the return.
+        log_reward: ``[leaves]`` log R = G/τ, G of a leaf that has not ended the mean return of its simulations.
+        ended: ``[leaves]`` where log R holds: the episode ended there. The flow of any other leaf is free.
         log_turn_reward: ``[nodes]`` what the turn on the edge into a node earned, by τ.
         chance: ``[nodes]`` whether the world moves at a node; such a node is not read.
         log_chance: ``[nodes]`` log-probability of the outcome that led to a node among those that were seen, 0
             elsewhere; None where the world moves nowhere.
         tried: ``[reads, actions]`` which actions have a child in the forest.
         allowed: ``[reads, actions]`` which actions the prior does not exclude; None where it excludes none.
+        log_prior: ``[reads, actions]`` log-probabilities of the search's prior; NaN where it was not asked.
         masked: whether P_F is normalised over the tried actions, as ``untried="masked"`` has it.
         log_reference: ``[reads, actions]`` log P_ref, if all trees came with it.
     """
@@ -73,12 +76,15 @@ class TreeBatch:
     action: Int[Tensor, " nodes"]
     visits: Float[Tensor, " nodes"]
     log_q: Float[Tensor, " nodes"]
+    mean_return: Float[Tensor, " nodes"]
     log_reward: Float[Tensor, " leaves"]
+    ended: Bool[Tensor, " leaves"]
     log_turn_reward: Float[Tensor, " nodes"]
     chance: Bool[Tensor, " nodes"]
     log_chance: Float[Tensor, " nodes"] | None
     tried: Bool[Tensor, "reads actions"]
     allowed: Bool[Tensor, "reads actions"] | None
+    log_prior: Float[Tensor, "reads actions"]
     masked: bool
     log_reference: Float[Tensor, "reads actions"] | None
 
@@ -98,15 +104,18 @@ class TreeCollator:
         untried: what becomes of untried actions; see `Untried`.
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too, for losses with a free flow there; roots always are.
+        anchor_frontier: whether leaves that have not ended are anchored as if they had, to the mean return of what was
+            simulated from them. The exact flow then has a loss above 0.
         tokens_per_pass: how many tokens a `TreeBatch` may hold; a larger tree has one of its own.
         continuations: what follows ``branch`` at the further reads of a state; see `pack_prefixes`.
     """
 
     branch: Sequence[int]
     temperature: float
-    untried: Untried = "masked"
+    untried: Untried = "free"
     floor: float = 0.1
     read_leaves: bool = False
+    anchor_frontier: bool = False
     tokens_per_pass: int = 4096
     continuations: Sequence[Sequence[int]] = ()
 
@@ -171,8 +180,10 @@ class TreeCollator:
             "action": action,
             "visits": whole.visits.float(),
             "log_q": whole.value / self.temperature,
+            "mean_return": whole.value.float(),
             "log_turn_reward": (whole.reward / self.temperature).float(),
             "chance": whole.chance,
+            "ended": whole.ended | self.anchor_frontier,
         }
         if has_chance:
             nodes["log_chance"] = _among_seen(whole.log_chance, whole.chance, forest).float()
@@ -184,6 +195,7 @@ class TreeCollator:
             reward = nodes["log_q"][above] + math.log(self.floor) + log_prior[above, untried]
             forest = Forest.from_parents(torch.cat([forest.parent, above]))
             added = {"row": torch.full_like(above, -1), "action": untried, "log_q": reward}
+            added["ended"] = torch.ones_like(above, dtype=torch.bool)
             nodes = {n: torch.cat([x, added.get(n, torch.zeros_like(above)).to(x.dtype)]) for n, x in nodes.items()}
         if not bool(nodes["log_q"].isfinite().all()):
             raise ValueError("a tree holds a return, value or prior that is NaN or infinite: search its scene anew")
@@ -193,8 +205,10 @@ class TreeCollator:
             packed=packed,
             forest=forest,
             log_reward=nodes["log_q"][forest.leaves],
+            ended=nodes.pop("ended")[forest.leaves],
             tried=tried,
             allowed=None if everything else allowed,
+            log_prior=log_prior[packed.node].float(),
             masked=self.untried == "masked",
             log_reference=torch.cat(references).float() if len(references) == len(trees) else None,
             log_chance=nodes.pop("log_chance", None),

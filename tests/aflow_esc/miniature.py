@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
         "learning_rate": 0.01,
         "max_tokens": 512,
     },
-    "evaluation": {"episodes": 2, "search_simulations": 4},
+    "evaluation": {"episodes": 2, "search_simulations": [4, 8]},
     "compute": {"jobs": 1, "threads": 1},
 }
 LABELS: dict[str, Any] = {**SETTINGS, "experiment": "labels", "seeds": [0], "inventory": "esconv"}

@@ -32,8 +32,9 @@ def setting(labelled: Path) -> Setting:
     return Setting.of(Run.open(labelled))
 
 
-def labels(setting: Setting, part: int) -> list[list[int]]:
-    return [[setting.inventory.index(str(d.turns[t].move)) for t in turns] for d, turns in setting.decisions[part]]
+def labels(setting: Setting, part: str) -> list[list[int]]:
+    found = getattr(setting.decisions, part)
+    return [[setting.inventory.index(str(d.turns[t].move)) for t in turns] for d, turns in found]
 
 
 def test_every_row_is_there_with_its_interval(results: dict[str, Any]) -> None:
@@ -46,8 +47,8 @@ def test_every_row_is_there_with_its_interval(results: dict[str, Any]) -> None:
 
 
 def test_the_majority_row_by_hand(results: dict[str, Any], setting: Setting) -> None:
-    train = Counter(label for dialogue in labels(setting, 0) for label in dialogue)
-    true = [label for dialogue in labels(setting, 1) for label in dialogue]
+    train = Counter(label for dialogue in labels(setting, "train") for label in dialogue)
+    true = [label for dialogue in labels(setting, "held_out") for label in dialogue]
     (favourite, most), (_, second) = train.most_common(2)
     assert most > second
     row = results["rows"]["majority"]
@@ -58,7 +59,7 @@ def test_the_majority_row_by_hand(results: dict[str, Any], setting: Setting) -> 
 
 def test_the_held_out_dialogues_are_a_fifth(results: dict[str, Any], setting: Setting) -> None:
     assert len(results["held_out_dialogues"]) == 2
-    trained_on = {dialogue.scene.id for dialogue, _ in setting.decisions[0]}
+    trained_on = {dialogue.scene.id for dialogue, _ in setting.decisions.train}
     assert trained_on.isdisjoint(results["held_out_dialogues"])
     assert results["problems"] == []
 
@@ -82,7 +83,7 @@ def test_predictions_are_written(labelled: Path, tmp_path: Path, results: dict[s
     again = json.loads((folder / "again.json").read_text())
     assert again["rows"] == results["rows"]
     lines = [json.loads(line) for line in (folder / "again.jsonl").read_text().splitlines()]
-    true = [setting.inventory.names[label] for dialogue in labels(setting, 1) for label in dialogue]
+    true = [setting.inventory.names[label] for dialogue in labels(setting, "held_out") for label in dialogue]
     for name, row in results["rows"].items():
         mine = [line for line in lines if line["policy"] == name]
         assert [line["move"] for line in mine] == true
@@ -126,7 +127,7 @@ def test_a_policy_names_the_model_that_it_is_on(labelled: Path, setting: Setting
     named = Path(policy.facts["language_model"])
     assert named.is_absolute()
     assert (named / "config.json").is_file()
-    dialogue = setting.dialogues[1][0]
+    dialogue = setting.dialogues.held_out[0]
     prefix = Dialogue(dialogue.scene, dialogue.turns[:1])
     wanted = setting.learned(Run.open(labelled), 0, "afpo_anchored").log_policy([prefix])
     assert np.array_equal(policy.log_policy([prefix]), wanted)

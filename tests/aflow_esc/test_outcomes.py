@@ -76,7 +76,7 @@ def test_enumeration_agrees_with_dynamic_programming(
     found = enumerated(trees, policy)
     wanted = np.mean([evaluate_policy(scene, at_nodes, TURNS) for scene in SCENES], axis=0)
     np.testing.assert_allclose(values(found, MEASURES[:4]), wanted, atol=1e-10)
-    assert tuple(found) == MEASURES
+    assert tuple(found)[: len(MEASURES)] == MEASURES
 
 
 def test_the_exact_flow_has_no_distance_to_itself(trees: list[Tree]) -> None:

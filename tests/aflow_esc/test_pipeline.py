@@ -83,14 +83,27 @@ def test_a_finished_stage_changes_nothing_when_it_is_run_again(tmp_path: Path, f
 
 def test_every_row_is_there_with_its_interval(finished: Path, results: dict[str, Any]) -> None:
     rows = results["rows"]
-    assert list(rows) == ["uniform", "lm_prior", "mcts", *METHODS, "exact_flow"]
+    learned = [row for method in METHODS for row in (method, f"{method}_greedy")]
+    exact = ["exact_flow", "exact_flow_greedy", "best"]
+    assert list(rows) == ["uniform", "lm_prior", "mcts_4", "mcts_8", *learned, *exact]
     assert list(rows) == row_names(Setting.of(Run.open(finished)))
-    for name, row in rows.items():
-        assert list(row) == ["expected_return", "success", "left", "turns", "entropy", "total_variation"]
+    # Search learns nothing from the training scenes.
+    assert list(results["training_rows"]) == [name for name in rows if not name.startswith("mcts")]
+    measures = ["expected_return", "success", "left", "turns", "entropy", "total_variation", "kl"]
+    measures += ["good_conversations", "certificate", "environment_steps"]
+    for name, row in [*rows.items(), *results["training_rows"].items()]:
+        assert list(row) == measures
         for measure, estimate in row.items():
-            if name == "mcts" and measure == "total_variation":
+            played = name.startswith("mcts") and measure in (
+                "total_variation",
+                "kl",
+                "good_conversations",
+                "certificate",
+            )
+            infinite = (name.endswith("greedy") or name == "best") and measure in ("kl", "certificate")
+            if played or infinite:
                 assert estimate is None
-            elif name in ("uniform", "exact_flow"):
+            elif name in ("uniform", *exact):
                 assert estimate["low"] is estimate["high"] is None
                 assert estimate["samples"] == [estimate["mean"]]
             else:
@@ -99,9 +112,20 @@ def test_every_row_is_there_with_its_interval(finished: Path, results: dict[str,
 
 
 def test_the_exact_flow_is_the_ceiling_of_distance(results: dict[str, Any]) -> None:
-    distance = {name: row["total_variation"] for name, row in results["rows"].items() if row["total_variation"]}
-    assert distance["exact_flow"]["mean"] == pytest.approx(0, abs=1e-12)
-    assert all(estimate["mean"] > 0.05 for name, estimate in distance.items() if name != "exact_flow")
+    for rows in results["rows"], results["training_rows"]:
+        distance = {name: row["total_variation"] for name, row in rows.items() if row["total_variation"]}
+        assert distance["exact_flow"]["mean"] == pytest.approx(0, abs=1e-12)
+        assert all(estimate["mean"] > 0.05 for name, estimate in distance.items() if name != "exact_flow")
+        for name, row in rows.items():
+            if row["certificate"]:
+                assert row["total_variation"]["mean"] <= row["certificate"]["mean"] + 1e-12, name
+            assert row["expected_return"]["mean"] <= rows["best"]["expected_return"]["mean"] + 1e-12
+
+
+def test_steps_of_search_are_counted(results: dict[str, Any]) -> None:
+    steps = {name: row["environment_steps"]["mean"] for name, row in results["rows"].items()}
+    assert 0 < steps.pop("mcts_4") < steps.pop("mcts_8")
+    assert set(steps.values()) == {0.0}
 
 
 def test_training_moves_the_policy(results: dict[str, Any]) -> None:
@@ -133,7 +157,7 @@ def test_two_jobs_at_once_give_the_same_results(tmp_path: Path, finished: Path) 
     assert run("run", "--config", config, "--output", tmp_path / "run") == 0
     assert_same(tmp_path / "run", finished)
     # An evaluation's own settings reach the jobs: in another precision the policies are a little different.
-    options = ("--name", "again", "--set", "compute.dtype=bfloat16", "--set", "evaluation.search_simulations=0")
+    options = ("--name", "again", "--set", "compute.dtype=bfloat16", "--set", "evaluation.search_simulations=[]")
     assert run("evaluate", "--output", tmp_path / "run", *options) == 0
     rows = [json.loads((tmp_path / "run" / f"{name}.json").read_text())["rows"] for name in ("results", "again")]
     for name in METHODS:
@@ -145,7 +169,9 @@ def test_two_jobs_at_once_give_the_same_results(tmp_path: Path, finished: Path) 
 
 def test_values_of_single_scenes_stand_in_the_results(results: dict[str, Any]) -> None:
     for name, by_seed in results["by_scene"].items():
-        assert list(by_seed) == (["0"] if name in ("uniform", "exact_flow") else ["0", "1"])
+        assert list(by_seed) == (
+            ["0"] if name in ("uniform", "exact_flow", "exact_flow_greedy", "best") else ["0", "1"]
+        )
         for measure, estimate in results["rows"][name].items():
             means = [np.mean([scene[measure] for scene in scenes]) for scenes in by_seed.values() if estimate]
             assert (estimate["samples"] if estimate else []) == pytest.approx(means)

@@ -19,11 +19,13 @@ class Entry:
     Attributes:
         vanishes: it is zero at every balanced flow.
         sees: any one action out of balance makes it positive.
+        surrogate: its gradient is an estimate, and not the derivative of its value.
     """
 
     loss: Loss
     vanishes: bool = True
     sees: bool = True
+    surrogate: bool = False
 
 
 def anchored(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
@@ -119,6 +121,33 @@ def dynamics(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tenso
     return losses.dynamics_likelihood(log_pf, forest)
 
 
+def group_relative(loss: Callable[..., Tensor]) -> Loss:
+    """All rollouts of a tree are a group."""
+
+    def call(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
+        del log_flow
+        return loss(log_pf, log_pb, log_reward, forest, group=torch.arange(forest.num_trees))
+
+    return call
+
+
+def preference(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
+    del log_reward
+    return losses.direct_preference(log_pf, log_pb, log_flow[forest.edge_child], forest)
+
+
+def released(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
+    del log_reward
+    value, several = log_pb.exp(), torch.stack([log_pf.sin(), log_pb.cos()], 1)
+    return (
+        losses.released_flow_balance(log_flow.exp(), value, log_pf, forest, release="first")
+        + losses.released_flow_balance(log_flow.exp(), value, log_pf, forest)
+        + losses.released_kl(log_pf, log_pb, forest)
+        + losses.value_margin(value, several, forest)
+        + losses.released_preference(log_pf, log_pb, several, several.square(), forest)
+    )
+
+
 LOSSES: dict[str, Entry] = {
     "trajectory balance": Entry(trajectory_balance),
     "trajectory balance, Huber": Entry(partial(trajectory_balance, penalty=losses.huber)),
@@ -147,6 +176,14 @@ LOSSES: dict[str, Entry] = {
     "maximum likelihood": Entry(likelihood, vanishes=False, sees=False),
     "behaviour cloning": Entry(cloning, vanishes=False, sees=False),
     "dynamics likelihood": Entry(dynamics, vanishes=False, sees=False),
+    "direct preference": Entry(preference, vanishes=False, sees=False),
+    "AFlow's releases": Entry(released, vanishes=False, sees=False),
+    # Estimates of a gradient: see test_policy_gradients.py.
+    "policy gradient": Entry(losses.policy_gradient, vanishes=False, sees=False, surrogate=True),
+    "reinforce": Entry(losses.reinforce, vanishes=False, sees=False, surrogate=True),
+    "ppo": Entry(losses.ppo, vanishes=False, sees=False, surrogate=True),
+    "rloo": Entry(group_relative(losses.rloo), vanishes=False, sees=False, surrogate=True),
+    "grpo": Entry(group_relative(losses.grpo), vanishes=False, sees=False, surrogate=True),
 }
 
 

@@ -38,6 +38,12 @@ def test_what_is_not_named_has_its_default(tmp_path: Path) -> None:
     assert isinstance(config.model, TinyModelConfig)
 
 
+@pytest.mark.parametrize(("given", "read"), [(0, []), (64, [64]), ([], []), ([16, 256], [16, 256])])
+def test_search_at_test_time_has_a_list_of_simulations(tmp_path: Path, given: object, read: list[int]) -> None:
+    config = load_config(config_file(tmp_path, **section("evaluation", search_simulations=given)))
+    assert config.evaluation.search_simulations == read
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sead": 1}, "sead: no such key; did you mean 'seeds'?"),
     (section("training", temprature=0.1), "training.temprature: no such key; did you mean 'temperature'?"),
@@ -76,6 +82,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (section("search", batch_size=0), "search.batch_size: Input should be greater than or equal to 1, not 0"),
     (section("search", simulation=4), "search.simulation: no such key; did you mean 'simulations'?"),
     (section("evaluation", episodes=0), "evaluation.episodes: Input should be greater than or equal to 1, not 0"),
+    (section("evaluation", search_simulations=[4, 0]), "evaluation.search_simulations.1: Input should be greater"),
+    (section("evaluation", search_simulations=[4, 4]), "evaluation.search_simulations: 4 comes more than once"),
     (section("compute", device="tpu"), "compute.device: "),
     (section("compute", dtype="int8"), "compute.dtype: Input should be 'float32', 'bfloat16' or 'float16', not 'int8'"),
 ]

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,6 +21,9 @@ from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Dialogue
 from gflowdial.search import read_trees_file
 from gflowdial.training.trainer import FlowTrainer
+
+EXACT = ("exact_flow", "exact_flow_greedy", "best")
+OF_DISTRIBUTIONS = ("total_variation", "kl", "good_conversations", "certificate")
 
 
 @pytest.fixture(params=TASKS, scope="module")
@@ -121,14 +124,18 @@ def test_training_before_the_search_writes_nothing(
     refused(capsys, tmp_path, "is missing: search first", lambda: run("train", "--output", tmp_path))
 
 
+def sampled_and_greedy(methods: Sequence[str]) -> list[str]:
+    return [row for method in methods for row in (method, f"{method}_greedy")]
+
+
 def test_every_policy_stands_beside_the_exact_flow(task: str, results: dict[str, Any]) -> None:
     rows = results["rows"]
-    assert list(rows) == ["uniform", "lm_prior", "mcts", *METHODS[task], "exact_flow"]
+    assert list(rows) == ["uniform", "lm_prior", "mcts_4", *sampled_and_greedy(METHODS[task]), *EXACT]
     ends = {"haggling": ["deal", "no deal"], "tutoring": ["mastered"]}[task]
     for name, row in rows.items():
-        assert list(row) == ["expected_return", *ends, "turns", "entropy", "total_variation"]
-        if name == "mcts":
-            assert row["total_variation"] is None
+        assert list(row) == ["expected_return", *ends, "turns", "entropy", *OF_DISTRIBUTIONS, "environment_steps"]
+        if name == "mcts_4":
+            assert all(row[measure] is None for measure in OF_DISTRIBUTIONS)
         else:
             assert 0 <= row["expected_return"]["mean"] <= 1
             assert all(0 <= row[end]["mean"] <= 1 for end in ends)
@@ -143,7 +150,7 @@ def test_values_of_single_scenes_stand_in_the_results(results: dict[str, Any]) -
     scenes, rows = results["held_out_scenes"], results["rows"]
     assert results["by_scene"].keys() == rows.keys()
     for name, by_seed in results["by_scene"].items():
-        assert list(by_seed) == (["0"] if name in ("uniform", "exact_flow") else ["0", "1"])
+        assert list(by_seed) == (["0"] if name in ("uniform", *EXACT) else ["0", "1"])
         for measure, estimate in rows[name].items():
             if estimate is not None:
                 assert all(len(values) == len(scenes) for values in by_seed.values())
@@ -168,10 +175,10 @@ def test_an_evaluation_with_other_settings_stands_beside_the_first(
     options = ("--set", "evaluation.episodes=3", "--set", "evaluation.write_dialogues=true")
     assert run("evaluate", "--output", folder, "--name", "again", *options) == 0
     again = json.loads((folder / "again.json").read_text())
-    assert again["evaluation"] == {"episodes": 3, "search_simulations": 4, "write_dialogues": True}
-    assert results["evaluation"] == {"episodes": 2, "search_simulations": 4, "write_dialogues": False}
+    assert again["evaluation"] == {"episodes": 3, "search_simulations": [4], "write_dialogues": True}
+    assert results["evaluation"] == {"episodes": 2, "search_simulations": [4], "write_dialogues": False}
     # What is exact does not depend on how many conversations are played.
-    assert {**again["rows"], "mcts": None} == {**results["rows"], "mcts": None}
+    assert {**again["rows"], "mcts_4": None} == {**results["rows"], "mcts_4": None}
     after = contents(folder)
     assert {"again.json", "again.txt", "again.jsonl"} == after.keys() - before.keys()
     assert {name for name in before if before[name] != after[name]} == {
@@ -181,13 +188,16 @@ def test_an_evaluation_with_other_settings_stands_beside_the_first(
 
 def test_played_dialogues_are_written(task: str, finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "run")
-    options = ("--set", "evaluation.write_dialogues=true", "--set", "evaluation.search_simulations=0")
+    options = ("--set", "evaluation.write_dialogues=true", "--set", "evaluation.search_simulations=[]")
     assert run("evaluate", "--output", folder, "--name", "played", *options) == 0
     found = json.loads((folder / "played.json").read_text())
     lines = [json.loads(line) for line in (folder / "played.jsonl").read_text().splitlines()]
     setting = Setting.of(Run.open(folder))
-    scenes = {scene.id: scene for scene in setting.scenes[1]}
-    cells = [("uniform", 0), *((name, seed) for name in ("lm_prior", *METHODS[task]) for seed in (0, 1))]
+    scenes = {scene.id: scene for scene in setting.scenes.held_out}
+    cells = [
+        ("uniform", 0),
+        *((name, seed) for name in ("lm_prior", *sampled_and_greedy(METHODS[task])) for seed in (0, 1)),
+    ]
     assert [(line["policy"], line["seed"], line["scene"]) for line in lines] == [
         (name, seed, scene) for name, seed in cells for scene in found["held_out_scenes"] for _ in range(2)
     ]
@@ -225,7 +235,7 @@ def test_other_settings_train_on_the_trees_of_another_run(
     assert trees.read_bytes() == (finished / "seed-1" / "trees.jsonl").read_bytes()
     assert not (tmp_path / "run" / "seed-0").exists()
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
-    assert list(rows) == ["uniform", "lm_prior", *training["methods"], "exact_flow"]
+    assert list(rows) == ["uniform", "lm_prior", *sampled_and_greedy(training["methods"]), *EXACT]
     assert contents(finished) == before
 
 
@@ -274,7 +284,7 @@ def test_a_policy_folder_is_whole(task: str, home: Path, finished: Path, tmp_pat
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         check=True,
     )
-    scenes = {scene.id: scene for scene in setting.scenes[0]}
+    scenes = {scene.id: scene for scene in setting.scenes.train}
     dialogues = [Dialogue.begin(scenes[record["scene"]["id"]]) for record in records]
     turn = type(dialogues[0].turns[0])
     dialogues = [

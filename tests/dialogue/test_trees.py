@@ -91,7 +91,7 @@ def test_states_come_back(task: Task, stochastic: bool, rollouts: bool, tmp_path
 
 def test_a_run_s_trees_are_those_that_were_found(undisturbed: Path) -> None:
     here = setting()
-    train, _ = here.scenes
+    train = here.scenes.train
     trees = read_run_trees(Run(undisturbed.parents[1], here.config), here, 5)
     assert [tree.states[0].dialogue.scene for tree in trees] == train
     assert search_config(here) == CONFIG

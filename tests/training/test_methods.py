@@ -36,7 +36,7 @@ def test_every_loss_that_trees_have_the_inputs_of_is_a_method() -> None:
 def test_methods_carry_the_settings(name: str) -> None:
     # Behaviour cloning is normalised over all actions, whatever was tried.
     zero = name in PUBLISHED or name == "behaviour_cloning"
-    assert chosen(name).untried == ("zero" if zero else "floor")
+    assert chosen(name).untried == ("free" if zero else "floor")
     assert isinstance(chosen(name).loss, Sum) == (name in PUBLISHED)
 
 

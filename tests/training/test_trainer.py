@@ -23,7 +23,7 @@ TOKENS = {id(each.tree): each.tokens for each in TREES}
 METHODS = {
     "afpo_paper_state": method("afpo_paper_state", kl_weight=0.5),
     "behaviour_cloning": Method(
-        losses.Sum(cloning="behaviour_cloning", kl=partial(losses.reference_kl, weight=0.5)), "zero"
+        losses.Sum(cloning="behaviour_cloning", kl=partial(losses.reference_kl, weight=0.5)), "free"
     ),
     "trajectory_balance": method("trajectory_balance", untried="floor"),
     "subtrajectory_balance": method("subtrajectory_balance"),
@@ -195,7 +195,7 @@ def test_a_callable_of_one_s_own_trains(tiny_llama: Build, tmp_path: Path) -> No
     def entropy(log_policy: torch.Tensor) -> torch.Tensor:
         return (log_policy.exp() * log_policy).sum(1).mean()
 
-    tiny = trainer(tiny_llama, tmp_path, Method(entropy, "zero"), num_train_epochs=10.0)
+    tiny = trainer(tiny_llama, tmp_path, Method(entropy, "free"), num_train_epochs=10.0)
     before = loss(tiny)
     tiny.train()
     assert loss(tiny) < before - 0.01

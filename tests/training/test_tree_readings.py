@@ -88,7 +88,7 @@ def test_masked_normalises_over_the_tried_and_zero_over_all() -> None:
     log_policy = torch.log_softmax(torch.arange(ACTIONS).float(), 0)[None]
     output = PolicyOutput(log_policy, torch.zeros(1, ACTIONS), torch.zeros(1))
     log_reward = float(batches["masked"].log_reward)
-    masked, zero = (loss(Method("trajectory_balance", u), output, batches[u]) for u in ("masked", "zero"))
+    masked, zero = (loss(Method("trajectory_balance", u), output, batches[u]) for u in ("masked", "free"))
     assert masked == pytest.approx(log_reward**2, rel=1e-5)
     assert zero == pytest.approx((float(log_policy[0, tried]) - log_reward) ** 2, rel=1e-5)
 
@@ -212,14 +212,14 @@ def test_a_forbidden_action_never_has_probability(untried: Untried) -> None:
     # At each state the taken actions have, together, all probability where that is asked, and never more.
     total = torch.zeros(batch.forest.num_nodes).index_add(0, batch.forest.edge_parent, reading["log_pf"].exp())
     share = logits.detach().masked_fill(~batch.allowed, -torch.inf).softmax(1).masked_fill(~batch.tried, 0.0).sum(1)
-    expected = torch.ones_like(share) if untried != "zero" else share
+    expected = torch.ones_like(share) if untried != "free" else share
     torch.testing.assert_close(total[batch.packed.node[acting]], expected[acting])
     reading["log_pf"].sum().backward()
     assert not logits.grad[~batch.allowed].any()
 
 
 def test_the_world_s_answers_are_edges_with_its_probability() -> None:
-    batch = batch_for(method("expected_detailed_balance", untried="zero"), [encoded_tree(0, 3), chance_tree()])
+    batch = batch_for(method("expected_detailed_balance", untried="free"), [encoded_tree(0, 3), chance_tree()])
     reads = len(batch.tried)
     generator = torch.Generator().manual_seed(0)
     log_policy, log_value, log_reference = torch.randn(3, reads, ACTIONS, generator=generator)
