@@ -12,8 +12,8 @@ from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.losses import Loss, inputs_of, loss_on
 from gflowdial.losses.reading import loss_named
 from gflowdial.search.tree import SearchTree
-from gflowdial.training.readings import read_trees
-from gflowdial.training.trees import EncodedTree, TreeBatch, TreeCollator, Untried
+from gflowdial.training.conditions import policy_inputs, readings
+from gflowdial.training.trees import Condition, EncodedTree, TreeBatch, TreeCollator, Untried
 
 try:
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -58,6 +58,7 @@ class FlowTrainer(Trainer):
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too, for losses with a free flow there.
         anchor_frontier: whether leaves that have not ended are anchored as if they had; see `TreeCollator`.
+        conditions: draws the conditions of a batch, for a policy that depends on one; see `TreeCollator`.
         callbacks: the parent's.
 
     Raises:
@@ -78,6 +79,7 @@ class FlowTrainer(Trainer):
         floor: float = 0.1,
         read_leaves: bool = False,
         anchor_frontier: bool = False,
+        conditions: Callable[[], Sequence[Condition]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if not trees:
@@ -92,6 +94,7 @@ class FlowTrainer(Trainer):
             anchor_frontier,
             args.tokens_per_pass,
             policy.continuations,
+            conditions,
         )
         parts = [part for tree in trees for part in (tree.split() if tree.forest.num_trees > 1 else [tree])]
         self.trees = [EncodedTree(tree, tokens(tree)) for tree in parts]
@@ -149,8 +152,9 @@ class FlowTrainer(Trainer):
         """The loss on a batch of one pass."""
         (batch,) = inputs["passes"]
         batch = batch.to(self.args.device)
-        output = model(batch.packed)
-        loss = inputs.get("share", 1.0) * loss_on(self.loss, read_trees(output, batch))
+        output = model(*policy_inputs(batch))
+        found = [weight * loss_on(self.loss, reading) for weight, reading in readings(output, batch)]
+        loss = inputs.get("share", 1.0) * torch.stack(found).mean()
         return (loss, output) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
