@@ -6,7 +6,7 @@ exact flow is known.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from gflowdial.dialogue import Criterion, Dialogue, Inventory, Move, Reply, Roles, Scene, Task, Template
 from gflowdial.dialogue.canned import CannedAgent, UniformPrior
+from gflowdial.dialogue.scenes import drawn
 
 # The rules of the world.
 
@@ -81,6 +82,19 @@ def opened(item: str, price: int, reserve: int, mood: int) -> Sale:
     return Sale(f"{item}-{reserve}-{mood}", words, item, price, price // 2, price * reserve // 100, mood)
 
 
+THINGS = {"bike": 100, "desk": 120, "lamp": 40, "guitar": 200, "camera": 160, "tent": 80}
+MORE_THINGS = (
+    "table sofa radio piano clock mirror violin kayak stove carpet bench vase flute drone fridge printer saddle pram "
+    "ladder armchair telescope wardrobe trumpet scooter heater toaster rug bookcase globe easel banjo canoe loom"
+)
+SALES = [*product((*THINGS, *MORE_THINGS.split()), range(40, 240, 20), range(80, 110, 5), (1, 2, 3))]
+
+
+def generate(count: int) -> list[Sale]:
+    """More things, each at many prices."""
+    return [replace(opened(*sale), id="-".join(map(str, sale))) for sale in drawn(SALES, count)]
+
+
 def answer(talk: Talk, before: Talk) -> str:
     """What the buyer says; the mood shows, the reserve price does not."""
     if talk.status != "continues":
@@ -105,8 +119,7 @@ MOVES = Inventory("haggling", tuple(Move(name, phrase) for name, phrase in PHRAS
 
 def scenes() -> list[Sale]:
     """Six things, each with three reserve prices and three moods."""
-    things = (("bike", 100), ("desk", 120), ("lamp", 40), ("guitar", 200), ("camera", 160), ("tent", 80))
-    return [opened(*thing, reserve, mood) for thing, reserve, mood in product(things, (85, 95, 105), (1, 2, 3))]
+    return [opened(*thing, reserve, mood) for thing, reserve, mood in product(THINGS.items(), (85, 95, 105), (1, 2, 3))]
 
 
 class World(CannedAgent):
@@ -148,6 +161,8 @@ TASK = Task(
     name="haggling",
     inventories=(MOVES,),
     scenes=scenes,
+    generate=generate,
+    group=lambda scene: scene.id.partition("-")[0],
     scene=Sale,
     roles={"simulated": simulated},
     criteria=(Criterion("profit", 0.0, 1.0),),

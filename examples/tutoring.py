@@ -13,6 +13,7 @@ import numpy as np
 
 from gflowdial.dialogue import Criterion, Dialogue, Inventory, Move, Reply, Roles, Scene, Task, Template
 from gflowdial.dialogue.canned import CannedAgent, UniformPrior
+from gflowdial.dialogue.scenes import drawn
 
 # The rules of the world.
 
@@ -78,6 +79,19 @@ def words(mind: Mind, understood: bool) -> str:
     return f"{'Yes!' if understood else 'No.'} {skill[mind.skill]} {courage[mind.courage]}"
 
 
+def lesson(topic: str, skill: int, courage: int) -> Lesson:
+    """A lesson with the student's first words."""
+    return Lesson(f"{topic}-{skill}-{courage}", words(Mind(skill, courage), False), topic, skill, courage)
+
+
+TOPICS = ("fractions", "gravity", "verbs", "loops")
+MORE_TOPICS = (
+    "angles atoms chords planets commas rivers circuits primes cells maps vectors acids verse magnets ratios fossils "
+    "rhythm tides nouns graphs enzymes volcanoes decimals perspective lenses treaties glaciers recursion scales trade"
+)
+LESSONS = [*product((*TOPICS, *MORE_TOPICS.split()), range(3), range(3))]
+
+
 # The task. --8<-- [start:task]
 
 MOVES = Inventory("tutoring", tuple(Move(name, phrase) for name, phrase in PHRASES.items()))
@@ -85,11 +99,7 @@ MOVES = Inventory("tutoring", tuple(Move(name, phrase) for name, phrase in PHRAS
 
 def scenes() -> list[Lesson]:
     """Four topics, each with three levels of skill and of courage."""
-    topics = ("fractions", "gravity", "verbs", "loops")
-    return [
-        Lesson(f"{topic}-{skill}-{courage}", words(Mind(skill, courage), False), topic, skill, courage)
-        for topic, skill, courage in product(topics, range(3), range(3))
-    ]
+    return [lesson(*each) for each in product(TOPICS, range(3), range(3))]
 
 
 class World(CannedAgent):
@@ -130,6 +140,8 @@ TASK = Task(
     name="tutoring",
     inventories=(MOVES,),
     scenes=scenes,
+    generate=lambda count: [lesson(*each) for each in drawn(LESSONS, count)],
+    group=lambda scene: scene.id.partition("-")[2],
     scene=Lesson,
     roles={"simulated": simulated},
     criteria=(Criterion("knowledge", 0.0, 1.0),),

@@ -7,7 +7,7 @@ from statistics import fmean
 from examples.aflow_esc.corpora import load_for
 from examples.aflow_esc.crisis import CrisisCheck, research_notice
 from examples.aflow_esc.prompts import PROMPTS
-from examples.aflow_esc.scenes import SupportScene, bundled_scenes, chat_scene
+from examples.aflow_esc.scenes import SupportScene, bundled_scenes, chat_scene, emotion_and_problem, generated_scenes
 from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.strategies import INVENTORIES
 from gflowdial.dialogue.task import Criterion, Task, Template
@@ -46,6 +46,8 @@ TASK = Task(
     ),
     prompts=PROMPTS,
     load=load_for,
+    generate=generated_scenes,
+    group=emotion_and_problem,
     guard=CrisisCheck,
     notice=research_notice(),
     chat_scene=chat_scene,

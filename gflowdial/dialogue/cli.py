@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gflowdial.dialogue.chat import chat
-from gflowdial.dialogue.config import ConfigError, load_config
+from gflowdial.dialogue.config import ConfigError, RunConfig, load_config
 from gflowdial.dialogue.corpus import CorpusError
 from gflowdial.dialogue.evaluation import evaluate_all
 from gflowdial.dialogue.language_models import device_of
@@ -18,6 +18,9 @@ from gflowdial.dialogue.scenes import SceneError
 from gflowdial.dialogue.searching import read_run_trees, search_all
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.speakers import speaker_of
+from gflowdial.dialogue.studies import STUDIES
+from gflowdial.dialogue.studies.report import write_study
+from gflowdial.dialogue.studies.running import begin_study, run_study
 from gflowdial.dialogue.task import TaskError
 from gflowdial.dialogue.training import method_of, train_all
 from gflowdial.dialogue.values import Scene
@@ -76,6 +79,16 @@ def _run(options: argparse.Namespace) -> None:
     _do_evaluate(run, Setting.of(run), "results")
 
 
+def _study(options: argparse.Namespace) -> None:
+    study, (config, setting) = STUDIES[options.name], _configured(options)
+    if config.experiment == "labels":
+        raise ConfigError("experiment: a study compares policies in conversations: set it to conversation")
+    begin_study(options.output, options.name, config, resume=options.resume)
+    found = run_study(study, setting.config, options.output)
+    print(write_study(options.name, study, config, found, options.output))
+    print(f"Written to {options.output / 'results.json'}")
+
+
 def _chat(options: argparse.Namespace) -> None:
     run, setting = _continue(options)
     seed = run.config.seeds[0] if options.seed is None else options.seed
@@ -122,6 +135,11 @@ def _do_evaluate(run: Run, setting: Setting, name: str) -> None:
 
 
 def _begin(options: argparse.Namespace) -> tuple[Run, Setting]:
+    config, setting = _configured(options)
+    return Run.begin(options.output, config, resume=options.resume), replace(setting, folder=options.output)
+
+
+def _configured(options: argparse.Namespace) -> tuple[RunConfig, Setting]:
     """Everything that can be wrong with the input is looked at before the folder is made."""
     if options.config is None:
         raise ConfigError(f"{options.command} begins a run: give --config")
@@ -139,7 +157,7 @@ def _begin(options: argparse.Namespace) -> tuple[Run, Setting]:
         Run.open(trees).check_searched_with(config)
         for seed in config.seeds:
             read_run_trees(Run.open(trees), setting, seed)
-    return Run.begin(options.output, config, resume=options.resume), replace(setting, folder=options.output)
+    return config, setting
 
 
 def _continue(options: argparse.Namespace) -> tuple[Run, Setting]:
@@ -194,11 +212,15 @@ def _parser(task: str | None, prog: str) -> argparse.ArgumentParser:
         ("train", [begins, output], "train the policies, on trees or on recorded dialogues"),
         ("evaluate", [output], "evaluate the policies on held-out scenes"),
         ("run", [begins, output], "search, train and evaluate"),
+        ("study", [begins, output], "answer a question with many runs, cell by cell"),
         ("chat", [output], "talk with a trained policy in the terminal"),
     ):
         command = commands.add_parser(name, parents=parents, help=text, description=text)
         if name == "train":
             command.add_argument("--trees", type=Path, metavar="RUN", help="take the search trees of this run")
+        if name == "study":
+            questions = "; ".join(f"{key}: {study.question}" for key, study in STUDIES.items())
+            command.add_argument("name", choices=list(STUDIES), metavar="NAME", help=questions)
         if name == "evaluate":
             command.add_argument(
                 "--set", action="append", default=[], metavar="KEY=VALUE", help="override of evaluation.… or compute.…"
@@ -219,4 +241,4 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_COMMANDS = {"search": _search, "train": _train, "evaluate": _evaluate, "run": _run, "chat": _chat}
+_COMMANDS = {"search": _search, "train": _train, "evaluate": _evaluate, "run": _run, "study": _study, "chat": _chat}

@@ -274,19 +274,39 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: {reasons}") from None
 
 
+def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """The settings with other values of some keys, as ``{"training.epochs": 2}``.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    settings = config.model_dump(mode="json")
+    for key, value in overrides.items():
+        _set(settings, key, value)
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        reasons = "; ".join(_reason(dict(problem)) for problem in error.errors(include_url=False))
+        raise ConfigError(f"overrides {dict(overrides)}: {reasons}") from None
+
+
 def _apply(settings: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} must read section.key=value")
+    try:
+        _set(settings, key, yaml.safe_load(value))
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is no YAML") from None
+
+
+def _set(settings: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         if not isinstance(settings.setdefault(section, {}), dict):
-            raise ConfigError(f"override {override!r}: {section} holds a value, not a section")
+            raise ConfigError(f"override {f'{key}={value}'!r}: {section} holds a value, not a section")
         settings = settings[section]
-    try:
-        settings[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: the value is no YAML") from None
+    settings[last] = value
 
 
 def role_options(make: RoleMaker, given: Mapping[str, Any]) -> dict[str, Any]:

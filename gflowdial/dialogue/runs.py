@@ -55,7 +55,7 @@ class Run:
         except OSError as error:
             raise RunError(f"{folder} cannot be made ({error.strerror}): name another --output") from None
         (folder / _CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        _write_json(folder / _ORIGIN, _origin(config))
+        write_json(folder / _ORIGIN, _origin(config))
         return Run(folder, config)
 
     @staticmethod
@@ -117,7 +117,7 @@ class Run:
         self.check_no_results(name)
         path = self.folder / f"{name}.json"
         path.with_suffix(".txt").write_text(table, encoding="utf-8")
-        _write_json(path, results)
+        write_json(path, results)
         return path
 
     def check_no_results(self, name: str = "results") -> None:
@@ -163,5 +163,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that appears when it is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.rename(path)

@@ -1,6 +1,8 @@
-"""Scenes as data: the loader of scene files, for any class of scenes."""
+"""Scenes as data: the loader of scene files, for any class of scenes, and draws for generators."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,11 +10,25 @@ from typing import Any, TypeVar
 from gflowdial.dialogue.values import Scene
 
 SceneType = TypeVar("SceneType", bound=Scene)
+_Choice = TypeVar("_Choice")
 _KINDS = {str: "text that is not empty", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class SceneError(ValueError):
     """A scene file that cannot be used; the message names the file, the place and the way out."""
+
+
+def drawn(choices: Sequence[_Choice], count: int, salt: str = "") -> list[_Choice]:
+    """The first ``count`` of the choices, in an order that depends on their number and the salt alone: fewer are the
+    beginning of more.
+
+    Raises:
+        ValueError: there are fewer choices.
+    """
+    if count > len(choices):
+        raise ValueError(f"there are {len(choices)} choices, not {count}: ask for fewer")
+    order = sorted(range(len(choices)), key=lambda k: hashlib.sha256(f"{salt} {k}".encode()).digest())
+    return [choices[k] for k in order[:count]]
 
 
 def load_scenes(path: Path, kind: type[SceneType]) -> list[SceneType]:
