@@ -18,9 +18,11 @@ from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.searching import read_run_trees
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.trees import recorded_tree
+from gflowdial.dialogue.wishes import drawn_conditions
 from gflowdial.search import SearchTree
 from gflowdial.training.methods import Method, method
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
+from gflowdial.training.trees import Condition
 
 
 def train_all(run: Run, report: Report) -> None:
@@ -100,6 +102,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         floor=training.floor,
         read_leaves=how.read_leaves,
         anchor_frontier=how.anchor_frontier,
+        conditions=_conditions(setting, seed),
     )
     # The parent prints its summary where its own bar is off; the stage has a bar already.
     trainer.remove_callback(PrinterCallback)
@@ -118,6 +121,11 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         base = run.config.model.name
         facts["language_model"] = str(Path(base).resolve()) if Path(base).is_dir() else base
     _whole(run.policy(seed, name), partial(policy.save_pretrained, facts=facts, with_base=with_base))
+
+
+def _conditions(setting: Setting, seed: int) -> Callable[[], list[Condition]] | None:
+    wished, wishes = setting.config.wishes, setting.wishes
+    return drawn_conditions(setting.task, wishes, wished.per_step, seed) if wished and wishes else None
 
 
 def method_of(setting: Setting, name: str) -> Method:

@@ -5,8 +5,10 @@ temperature-conditional GFlowNets are (arXiv 2210.12765, 2310.02823).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.task import Task
 from gflowdial.search import SearchTree
 from gflowdial.shapes import Float, Tensor
+from gflowdial.training.trees import Condition
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,12 @@ class Wishes:
             raise ValueError(f"task {task.name!r} has one criterion, {names[0]}: weights need two or more")
         own = task.own_weights if weighted or task.turn_reward is None else (1.0,) * len(names)
         return Wishes(temperatures, names, own, weighted)
+
+    @staticmethod
+    def of_data(data: Mapping[str, Any]) -> "Wishes":
+        """The wishes whose `dataclasses.asdict` went through JSON."""
+        low, high = data["temperatures"]
+        return Wishes((low, high), tuple(data["criteria"]), tuple(data["own"]), data["weighted"])
 
     @property
     def conditions(self) -> int:
@@ -193,3 +202,26 @@ def reweighted(task: Task, tree: SearchTree[DialogueState]) -> Reweighted:
         return replace(tree, reward=reward, value=value)
 
     return under
+
+
+def drawn_conditions(task: Task, wishes: Wishes, count: int, seed: int) -> Callable[[], list[Condition]]:
+    """What draws ``count`` wishes at each call, as conditions of training; see `gflowdial.training.trees.TreeCollator`.
+
+    The loss at a wish weighs τ over the geometric mean of the range: residuals in nats grow as 1/τ, their squares as
+    1/τ², and without it the coldest wishes had nearly all of the gradient.
+    """
+    generator, typical = torch.Generator().manual_seed(seed), math.sqrt(math.prod(wishes.temperatures))
+    # A tree is asked for by many wishes; trees that grow are others at each step.
+    known = lru_cache(maxsize=512)(partial(reweighted, task))
+
+    def under(weights: tuple[float, ...] | None, tree: SearchTree[DialogueState]) -> SearchTree[DialogueState]:
+        return tree if weights is None else known(tree)(weights)
+
+    def draw() -> list[Condition]:
+        drawn = [wishes.draw(generator) for _ in range(count)]
+        return [
+            Condition(wishes.vector(wish), wish.temperature, partial(under, wish.weights), wish.temperature / typical)
+            for wish in drawn
+        ]
+
+    return draw
