@@ -137,7 +137,11 @@ def examples(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueS
     if run.config.experiment == "conversation":
         return read_run_trees(run, setting, seed)
     train = setting.decisions.train
-    return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in train]
+    outcomes = setting.outcomes if run.config.training.outcome else {}
+    return [
+        recorded_tree(dialogue, turns, setting.inventory, outcomes.get(dialogue.scene.id, 1.0))
+        for dialogue, turns in train
+    ]
 
 
 def _prior_episodes(setting: Setting, seed: int) -> list[Episode]:
