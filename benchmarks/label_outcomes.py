@@ -31,7 +31,7 @@ from gflowdial.dialogue.values import Dialogue
 from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 
-SPLITS, EPOCHS, MAX_TOKENS, TEMPERATURE = 3, 4.0, 1024, 0.1
+SPLITS, EPOCHS, MAX_TOKENS, TEMPERATURE = 3, 6.0, 1024, 0.1
 CONDITIONS = ("rated", "random 1", "random 2")
 Decided = list[tuple[Dialogue, list[int]]]
 
