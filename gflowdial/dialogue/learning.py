@@ -95,7 +95,11 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     """What the policies of a seed learn from: its search trees, or recorded dialogues; see `train_all` for errors."""
     if run.config.experiment == "conversation":
         return read_run_trees(run, setting, seed)
-    return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in setting.decisions.train]
+    outcomes = setting.outcomes if run.config.training.outcome else {}
+    return [
+        recorded_tree(dialogue, turns, setting.inventory, outcomes.get(dialogue.scene.id, 1.0))
+        for dialogue, turns in setting.decisions.train
+    ]
 
 
 def _conditions(setting: Setting, seed: int) -> Callable[[], list[Condition]] | None:
