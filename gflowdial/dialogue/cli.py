@@ -13,6 +13,7 @@ from gflowdial.dialogue.evaluation import evaluate_all
 from gflowdial.dialogue.language_models import device_of
 from gflowdial.dialogue.learning import method_of
 from gflowdial.dialogue.local.smollm2 import MissingModelError
+from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.progress import stage
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.scenes import SceneError
@@ -25,6 +26,7 @@ from gflowdial.dialogue.studies.running import begin_study, run_study
 from gflowdial.dialogue.task import TaskError
 from gflowdial.dialogue.training import train_all
 from gflowdial.dialogue.values import Scene
+from gflowdial.dialogue.wishes import Wish
 from gflowdial.search import TreeFileError
 
 _INPUT_ERRORS = (ConfigError, CorpusError, MissingModelError, RunError, SceneError, TaskError, TreeFileError)
@@ -98,13 +100,28 @@ def _chat(options: argparse.Namespace) -> None:
     speaker = speaker_of(setting)
     chat(
         setting.task,
-        setting.learned(run, seed, method),
+        _at_wish(setting.learned(run, seed, method), options.temperature, options.weights),
         speaker,
         lambda text: _chat_scene(setting, options.scene, text),
         ranks_by_value=method_of(setting, method).ranks_by_value,
         top_k=options.top_k,
         locale=options.locale,
     )
+
+
+def _at_wish(policy: LearnedPolicy, temperature: float | None, weights: str | None) -> LearnedPolicy:
+    """The policy at what the command line wishes of it."""
+    if temperature is None and weights is None:
+        return policy
+    if policy.wishes is None or policy.wish is None:
+        raise ConfigError(
+            "--temperature, --weights: the policy was trained for one target alone; train it with the section `wishes`"
+        )
+    try:
+        given = None if weights is None else policy.wishes.read_weights(weights)
+        return policy.at(Wish(policy.wish.temperature if temperature is None else temperature, given))
+    except ValueError as error:
+        raise ConfigError(f"--temperature, --weights: {error}") from None
 
 
 def _chat_scene(setting: Setting, name: str | None, text: str) -> Scene:
@@ -182,6 +199,7 @@ def _check(setting: Setting) -> None:
         )
     config = setting.config
     device_of(config.compute)
+    _ = setting.wishes
     _ = setting.dialogues if config.experiment == "labels" else setting.scenes
     if config.model.kind == "pretrained" or setting.task.tokenizer is not None:
         _ = setting.encoder.names
@@ -231,6 +249,10 @@ def _parser(task: str | None, prog: str) -> argparse.ArgumentParser:
             command.add_argument("--method", help="which policy; the last of the run's methods by default")
             command.add_argument("--seed", type=int, help="which seed's policy; the first by default")
             command.add_argument("--top-k", type=_count, default=3, metavar="K", help="how many moves to choose from")
+            command.add_argument("--temperature", type=float, metavar="T", help="of the target, for a policy of wishes")
+            command.add_argument(
+                "--weights", metavar="NAME=W,...", help="of the criteria, for a policy of wishes; 0 where not named"
+            )
             command.add_argument("--scene", help="where the conversation takes place, by the scene's id")
             command.add_argument("--locale", default="international", help="whose resources the guard names")
     return parser

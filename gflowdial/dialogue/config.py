@@ -209,6 +209,20 @@ class TrainingConfig(_Section):
     attention: Attention = "sdpa"
 
 
+class WishesConfig(_Section):
+    """What a policy is wished for, where it is to serve many wishes; see `gflowdial.dialogue.wishes.Wishes`.
+
+    Attributes:
+        temperatures: the least and the greatest τ.
+        weights: whether the weights of the criteria are wished too.
+        per_step: how many wishes a pass of training is read at.
+    """
+
+    temperatures: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    weights: bool = False
+    per_step: Annotated[int, Field(ge=1)] = 4
+
+
 class EvaluationConfig(_Section):
     """How policies are evaluated.
 
@@ -250,6 +264,7 @@ class RunConfig(_Section):
             of recorded dialogues.
         seeds: every stage is done once for each.
         inventory: the name of the inventory; the task's first where not given.
+        wishes: what one policy is trained for beside ``training.temperature``, at which it is evaluated.
     """
 
     task: str | None = None
@@ -263,6 +278,7 @@ class RunConfig(_Section):
     model: Annotated[TinyModelConfig | PretrainedModelConfig, Field(discriminator="kind")]
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig
+    wishes: WishesConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
 

@@ -21,6 +21,7 @@ from gflowdial.dialogue.searching import read_run_trees, read_validation_trees, 
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.trees import recorded_tree
 from gflowdial.dialogue.values import Scene
+from gflowdial.dialogue.wishes import drawn_conditions
 from gflowdial.search import SearchTree, enumerate_tree, search, tree_seed, unite
 from gflowdial.training.methods import Method, method
 from gflowdial.training.rollouts import Rollouts
@@ -95,6 +96,11 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in setting.decisions.train]
 
 
+def _conditions(setting: Setting, seed: int) -> Callable[[], list[Condition]] | None:
+    wished, wishes = setting.config.wishes, setting.wishes
+    return drawn_conditions(setting.task, wishes, wished.per_step, seed) if wished and wishes else None
+
+
 def _validation(run: Run, setting: Setting, seed: int) -> Trees:
     if not run.config.training.evaluations:
         return []
@@ -157,6 +163,7 @@ def _trainer(
         measure=measure,
         rollouts=rollouts,
         on_policy=how.on_policy,
+        conditions=_conditions(setting, seed),
         callbacks=[EarlyStoppingCallback(training.patience)] if keeps_best and training.patience else None,
     )
 

@@ -8,13 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gflowdial.estimators.language_model import LanguageModelPolicy
+from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
 from gflowdial.losses import Loss, Sum, inputs_of, loss_on
 from gflowdial.losses.reading import loss_named
 from gflowdial.search.tree import SearchTree
-from gflowdial.training.readings import read_trees
+from gflowdial.training.conditions import policy_inputs, readings
 from gflowdial.training.rollouts import Rollouts
-from gflowdial.training.trees import EncodedTree, TreeBatch, TreeCollator, Untried
+from gflowdial.training.trees import Condition, EncodedTree, TreeBatch, TreeCollator, Untried
 
 try:
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -60,6 +60,7 @@ class FlowTrainer(Trainer):
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too, for losses with a free flow there.
         anchor_frontier: whether leaves that have not ended are anchored as if they had; see `TreeCollator`.
+        conditions: draws the conditions of a batch, for a policy that depends on one; see `TreeCollator`.
         validation: trees on which ``evaluate`` computes the loss, ``eval_loss``.
         measure: further figures of the policy at an evaluation, such as its exact return, by name.
         rollouts: how the trees grow; None: they stay as they are.
@@ -84,6 +85,7 @@ class FlowTrainer(Trainer):
         floor: float = 0.1,
         read_leaves: bool = False,
         anchor_frontier: bool = False,
+        conditions: Callable[[], Sequence[Condition]] | None = None,
         validation: Sequence[SearchTree[Any]] = (),
         measure: Callable[[], Mapping[str, float]] | None = None,
         rollouts: Rollouts[Any] | None = None,
@@ -104,6 +106,7 @@ class FlowTrainer(Trainer):
             anchor_frontier,
             args.tokens_per_pass,
             policy.continuations,
+            conditions,
         )
         self.tokens, self.measure, self.rollouts, self.on_policy = tokens, measure, rollouts, on_policy
         self.trees, self.validation = self._encoded(trees), self._encoded(validation)
@@ -188,16 +191,22 @@ class FlowTrainer(Trainer):
         """The loss on a batch of one pass."""
         (batch,) = inputs["passes"]
         batch = batch.to(self.args.device)
-        output = model(batch.packed)
-        reading, share = read_trees(output, batch), inputs.get("share", 1.0)
-        if isinstance(self.loss, Sum):
-            terms = self.loss.terms(reading)
-            for name, term in terms.items():
-                self._terms.setdefault(f"loss_{name}", []).append(term.detach())
-            loss = share * torch.stack(list(terms.values())).sum()
-        else:
-            loss = share * loss_on(self.loss, reading)
+        output = model(*policy_inputs(batch))
+        loss = inputs.get("share", 1.0) * self._mean_loss(output, batch, log=True)
         return (loss, output) if return_outputs else loss
+
+    def _mean_loss(self, output: PolicyOutput, batch: TreeBatch, *, log: bool = False) -> Tensor:
+        """The mean over the conditions of a batch, if it has some."""
+        found = []
+        for weight, reading in readings(output, batch):
+            if isinstance(self.loss, Sum):
+                terms = self.loss.terms(reading)
+                for name, term in terms.items() if log else ():
+                    self._terms.setdefault(f"loss_{name}", []).append(term.detach())
+                found.append(weight * torch.stack(list(terms.values())).sum())
+            else:
+                found.append(weight * loss_on(self.loss, reading))
+        return torch.stack(found).mean()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The parent's log with the mean of each term since the last entry, and the environment steps so far."""
@@ -215,7 +224,7 @@ class FlowTrainer(Trainer):
         total = 0.0
         for part in self.collator.passes(self.validation):
             batch = self.collator.collate(part).to(self.args.device)
-            value = loss_on(self.loss, read_trees(model(batch.packed), batch))
+            value = self._mean_loss(model(*policy_inputs(batch)), batch)
             total += batch.forest.num_trees * float(value)
         metrics = {f"{metric_key_prefix}_loss": total / len(self.validation)} if self.validation else {}
         metrics |= dict(self.measure()) if self.measure is not None else {}
