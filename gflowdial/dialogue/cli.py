@@ -11,6 +11,7 @@ from gflowdial.dialogue.config import ConfigError, RunConfig, load_config
 from gflowdial.dialogue.corpus import CorpusError
 from gflowdial.dialogue.evaluation import evaluate_all
 from gflowdial.dialogue.language_models import device_of
+from gflowdial.dialogue.learning import method_of
 from gflowdial.dialogue.local.smollm2 import MissingModelError
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.progress import stage
@@ -23,7 +24,7 @@ from gflowdial.dialogue.studies import STUDIES
 from gflowdial.dialogue.studies.report import write_study
 from gflowdial.dialogue.studies.running import begin_study, run_study
 from gflowdial.dialogue.task import TaskError
-from gflowdial.dialogue.training import method_of, train_all
+from gflowdial.dialogue.training import train_all
 from gflowdial.dialogue.values import Scene
 from gflowdial.dialogue.wishes import Wish
 from gflowdial.search import TreeFileError

@@ -163,7 +163,18 @@ class TrainingConfig(_Section):
 
     Attributes:
         methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`.
+        tuning: ``"adapter"`` trains LoRA on the language model, ``"full"`` all its weights.
         temperature: τ of the target R = exp(G/τ).
+        rollouts: trajectories of the policy in training, per scene and step, that join the scene's tree; 0 for none. A
+            method that learns on policy learns from them alone.
+        epsilon: the share of uniform exploration in rollouts that join trees.
+        replay: how many trajectories of a scene's tree a step looks at, drawn evenly, beside new ones; None: all.
+        rounds: how often trees are searched and trained on. From the second round on, the policy that was learned so
+            far is the prior of the search, and the new trees join the old ones.
+        evaluations: how often in a training the loss on the validation scenes is computed, and, where conversations can
+            be enumerated, what the policy makes of validation and of training scenes; the weights of the least loss are
+            kept. 0, or no validation scenes: the last weights are kept.
+        patience: after how many evaluations without a smaller loss training stops; None: never.
         untried: what becomes of moves that the search never tried; see `gflowdial.training.trees.Untried`.
         floor: the share of ``untried: floor``.
         kl_weight: β of AFPO's faithful variants.
@@ -178,10 +189,17 @@ class TrainingConfig(_Section):
     ]
     epochs: Annotated[float, Field(gt=0)] = 3.0
     batch_size: Annotated[int, Field(ge=1)] = 4
+    tuning: Literal["adapter", "full"] = "adapter"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(gt=0)] = 0.1
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    rollouts: Annotated[int, Field(ge=0)] = 0
+    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
+    replay: Annotated[int, Field(ge=1)] | None = None
+    rounds: Annotated[int, Field(ge=1)] = 1
+    evaluations: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=1)] | None = None
     untried: Untried = "free"
     floor: Annotated[float, Field(gt=0)] = 0.1
     kl_weight: Annotated[float, Field(ge=0)] = 0.1

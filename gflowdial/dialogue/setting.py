@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 from transformers import PreTrainedModel
@@ -269,18 +269,19 @@ class Setting:
 
     def untrained(self, run: Run, seed: int) -> LearnedPolicy:
         """A policy before training: it is the language model's own prior."""
-        adapter = self.config.adapter
+        adapter, training = self.config.adapter, self.config.training
 
         def build(base: PreTrainedModel) -> LearnedPolicy:
-            model = LanguageModelPolicy.with_lora(
-                base,
-                self.encoder.names,
-                rank=adapter.rank,
-                alpha=adapter.alpha,
-                attention=self.config.training.attention,
-                conditions=0 if self.wishes is None else self.wishes.conditions,
-            )
-            wish = None if self.wishes is None else Wish(self.config.training.temperature)
+            names = self.encoder.names
+            common: dict[str, Any] = {
+                "attention": training.attention,
+                "conditions": 0 if self.wishes is None else self.wishes.conditions,
+            }
+            if training.tuning == "full":
+                model = LanguageModelPolicy(base, names, reference=True, **common)
+            else:
+                model = LanguageModelPolicy.with_lora(base, names, rank=adapter.rank, alpha=adapter.alpha, **common)
+            wish = None if self.wishes is None else Wish(training.temperature)
             return LearnedPolicy(model, self.encoder, wishes=self.wishes, wish=wish)
 
         return self._on_base(run, seed, build)

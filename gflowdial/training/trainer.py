@@ -158,10 +158,10 @@ class FlowTrainer(Trainer):
         before = [self.trees[number].tree for number in numbers]
         if self.on_policy:
             looked_at = rollouts.fresh(before, step)
-            self.environment_steps += sum(_steps(tree) for tree in looked_at)
+            self.environment_steps += sum(steps_of(tree) for tree in looked_at)
         else:
             grown = rollouts.grown(before, step)
-            self.environment_steps += sum(map(_steps, grown)) - sum(map(_steps, before))
+            self.environment_steps += sum(map(steps_of, grown)) - sum(map(steps_of, before))
             for number, tree in zip(numbers, grown, strict=True):
                 self.trees[number] = EncodedTree(tree, ())
             looked_at = [rollouts.drawn(*pair, step) for pair in zip(before, grown, strict=True)]
@@ -263,6 +263,6 @@ class FlowTrainer(Trainer):
         self.accelerator.unwrap_model(model or self.model).load_weights(resume_from_checkpoint)
 
 
-def _steps(tree: SearchTree[Any]) -> int:
+def steps_of(tree: SearchTree[Any]) -> int:
     """How many environment steps a tree shows: an action per node, or per outcome of chance."""
     return int((~tree.chance).sum()) - tree.forest.num_trees

@@ -87,7 +87,7 @@ class TreeBatch:
         forest: the trees; under ``untried="floor"`` with a leaf for every untried action.
         row: ``[nodes]`` which read belongs to a node; −1 where none does.
         action: ``[nodes]`` the action that led to a node; −1 at roots and at outcomes of chance.
-        visits: ``[nodes]`` visit counts; 0 at leaves that stand for untried actions.
+        visits: ``[nodes]`` visit counts; 0 where rollouts passed, and at leaves that stand for untried actions.
         log_q: ``[nodes]`` Q/τ.
         mean_return: ``[nodes]`` Q itself, in units of the return.
         log_reward: ``[leaves]`` log R = G/τ, G of a leaf that has not ended the mean return of its simulations.
@@ -222,7 +222,8 @@ class TreeCollator:
         nodes = {
             "row": row,
             "action": action,
-            "visits": whole.visits.float(),
+            # What the prior did in rollouts is no choice of the search.
+            "visits": (whole.visits * whole.expanded).float(),
             "log_q": whole.value / self.temperature,
             "mean_return": whole.value.float(),
             "log_turn_reward": (whole.reward / self.temperature).float(),

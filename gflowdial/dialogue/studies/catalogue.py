@@ -21,18 +21,16 @@ _NOT_COMPARED = {
 _WORTH = ("expected_return", "total_variation", "good_conversations", STEPS)
 
 
-def _methods(_: RunConfig) -> list[Cell]:
+def _methods(config: RunConfig) -> list[Cell]:
     """Every method on the same search trees; those that need rollouts of the current policy get as many steps."""
     names = [name for name in method_names() if name not in _NOT_COMPARED]
     rolled = [name for name in names if method(name).on_policy]
     first, *others = [name for name in names if name not in rolled]
+    rollouts = {"training.rollouts": config.training.rollouts or 4}
     return [
         Cell(first, {"training.methods": [first]}),
         *(Cell(name, {"training.methods": [name], **_NO_SEARCH}) for name in others),
-        *(
-            Cell(name, {"training.methods": [name], "training.rollouts": 4, **_NO_SEARCH}, steps_of=first)
-            for name in rolled
-        ),
+        *(Cell(name, {"training.methods": [name], **rollouts, **_NO_SEARCH}, steps_of=first) for name in rolled),
     ]
 
 
@@ -46,6 +44,24 @@ def _ablations(_: RunConfig) -> list[Cell]:
         Cell("without-search", {**full, **at_random, **_NO_SEARCH}),
         Cell("without-flow-balance", {"training.methods": ["afpo_without_flow_balance"], **_NO_SEARCH}),
         Cell("without-process-supervision", {"training.methods": ["afpo_without_process_supervision"], **_NO_SEARCH}),
+    ]
+
+
+def _rounds(config: RunConfig) -> list[Cell]:
+    """The same simulations and epochs in all, in more rounds."""
+    simulations, epochs = config.search.model_dump()["simulations"], config.training.epochs
+    return [
+        Cell(
+            f"rounds-{rounds}",
+            {
+                "training.rounds": rounds,
+                "training.epochs": epochs / rounds,
+                "search.simulations": max(1, simulations // rounds),
+                **_NO_SEARCH,
+            },
+            {"rounds": rounds},
+        )
+        for rounds in (1, 2, 4)
     ]
 
 
@@ -83,7 +99,7 @@ def _around(config: RunConfig) -> list[Cell]:
 
 def _budgets(config: RunConfig) -> list[Cell]:
     most = config.search.model_dump()["simulations"]
-    return _on("search.simulations", [most, *(max(1, most // part) for part in (4, 16))])
+    return _on("search.simulations", sorted({most, max(1, most // 4), max(1, most // 16)}, reverse=True))
 
 
 def _on(key: str, values: list[Any], more: Mapping[str, Any] = MappingProxyType({})) -> list[Cell]:
@@ -140,6 +156,12 @@ STUDIES: Mapping[str, Study] = {
         _scenes,
         ("total_variation", "expected_return", "good_conversations", STEPS),
         Plot(("total_variation", "expected_return"), x="scenes", lines="simulations"),
+    ),
+    "rounds": Study(
+        "Is it better to search once, or again with the policy learned so far as the prior, at equal simulations?",
+        _rounds,
+        _WORTH,
+        Plot(("expected_return", "total_variation"), x="rounds"),
     ),
     "budget": Study(
         "How do return and distance to the exact flow depend on the environment steps of the search?",

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gflowdial.dialogue.report import COLUMNS, Estimate
+from gflowdial.dialogue.studies.records import Place
 from gflowdial.dialogue.studies.study import Plot
 
-Drawn: TypeAlias = tuple[str, Mapping[str, float | str], Mapping[str, Estimate | None]]
+Drawn: TypeAlias = tuple[str, Place, Mapping[str, Estimate | None]]
 """A row, its place on the axes, and its values by measure."""
 
 

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from gflowdial.dialogue.outcomes import Outcome, mean_outcome
 from gflowdial.dialogue.report import Estimate
 from gflowdial.dialogue.rows import sampled_row
 from gflowdial.dialogue.runs import Run
 
+Place: TypeAlias = Mapping[str, float | int | str]
+"""A place on the axes of a study, by the name of the axis."""
 STEPS = "training_steps"
 """The environment steps that the training of a policy took, search and rollouts, mean over seeds."""
 
@@ -26,7 +28,7 @@ class Record(NamedTuple):
     """
 
     row: str
-    at: Mapping[str, float | str]
+    at: Place
     outcomes: Sequence[Sequence[Outcome]]
     scenes: Sequence[str]
     training_steps: Sequence[float] | None = None

@@ -12,6 +12,7 @@ from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.studies.plots import plot
 from gflowdial.dialogue.studies.records import (
     STEPS,
+    Place,
     Record,
     difference,
     estimates,
@@ -34,7 +35,7 @@ class Line(NamedTuple):
 
     cell: str
     row: str
-    at: Mapping[str, float | str]
+    at: Place
     values: Mapping[str, Estimate | None]
     difference: Estimate | None
 

@@ -12,7 +12,7 @@ from gflowdial.dialogue.evaluation import evaluate_all
 from gflowdial.dialogue.outcomes import mean_outcome
 from gflowdial.dialogue.progress import stage
 from gflowdial.dialogue.rows import PRIOR
-from gflowdial.dialogue.runs import Run, RunError, write_json
+from gflowdial.dialogue.runs import Run, RunError, whole, write_json
 from gflowdial.dialogue.searching import search_all
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.studies.records import Record, as_json, from_json
@@ -99,12 +99,13 @@ def _same_base(one: RunConfig, other: RunConfig) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A folder that appears when it is complete."""
     if source.is_dir() and not target.exists():
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(source, partial)
-        partial.rename(target)
+        target.parent.mkdir(exist_ok=True)
+
+        def save(folder: Path) -> None:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+
+        whole(target, save)
 
 
 def _with_steps(cell: Cell, config: RunConfig, found: dict[str, list[Record] | str]) -> RunConfig:
@@ -120,7 +121,7 @@ def _with_steps(cell: Cell, config: RunConfig, found: dict[str, list[Record] | s
     prior = next(record for record in records if record.row == PRIOR)
     turns = _mean([mean_outcome(scenes)["turns"] for scenes in prior.outcomes])
     conversations = _mean(steps) / turns
-    a_pass = len(Setting(config).scenes.train) * cell.overrides["training.rollouts"]
+    a_pass = len(Setting(config).scenes.train) * config.training.rollouts
     return with_overrides(config, {"training.epochs": conversations / a_pass})
 
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from gflowdial.dialogue.config import RunConfig
 from gflowdial.dialogue.runs import Run
-from gflowdial.dialogue.studies.records import Record, evaluated
+from gflowdial.dialogue.studies.records import Place, Record, evaluated
 
 Measure: TypeAlias = Callable[[Run], list[Record]]
 """From a run that was evaluated to what is recorded of it."""
@@ -26,7 +26,7 @@ class Cell:
 
     name: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    at: Mapping[str, float | str] = field(default_factory=dict)
+    at: Place = field(default_factory=dict)
     steps_of: str | None = None
 
 
