@@ -172,7 +172,8 @@ class TrainingConfig(_Section):
         rollouts: trajectories of the policy in training, per scene and step, that join the scene's tree; 0 for none. A
             method that learns on policy learns from them alone.
         epsilon: the share of uniform exploration in rollouts that join trees.
-        replay: how many trajectories of a scene's tree a step looks at, drawn evenly, beside new ones; None: all.
+        replay: how many trajectories of a scene's tree a step looks at beside new ones; None: all.
+        replay_priority: β of the replay: half of the probability is even, half in proportion to exp(β·G).
         rounds: how often trees are searched and trained on. From the second round on, the policy that was learned so
             far is the prior of the search, and the new trees join the old ones.
         evaluations: how often in a training the loss on the validation scenes is computed, and, where conversations can
@@ -203,6 +204,7 @@ class TrainingConfig(_Section):
     rollouts: Annotated[int, Field(ge=0)] = 0
     epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
     replay: Annotated[int, Field(ge=1)] | None = None
+    replay_priority: Annotated[float, Field(ge=0)] = 0.0
     rounds: Annotated[int, Field(ge=1)] = 1
     evaluations: Annotated[int, Field(ge=0)] = 0
     patience: Annotated[int, Field(ge=1)] | None = None

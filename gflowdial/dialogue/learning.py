@@ -192,6 +192,7 @@ def _rollouts(setting: Setting, policy: LearnedPolicy, seed: list[int]) -> Rollo
         seed=int(np.random.default_rng(seed).integers(2**32)),
         epsilon=training.epsilon,
         replay=training.replay,
+        priority=training.replay_priority,
     )
 
 
