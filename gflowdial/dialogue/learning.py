@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
@@ -26,6 +27,7 @@ from gflowdial.search import SearchTree, enumerate_tree, search, tree_seed, unit
 from gflowdial.training.methods import Method, method
 from gflowdial.training.rollouts import Rollouts
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments, steps_of
+from gflowdial.training.trees import Condition
 
 Trees = list[SearchTree[DialogueState]]
 
@@ -96,9 +98,9 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in setting.decisions.train]
 
 
-def _conditions(setting: Setting, seed: int) -> Callable[[], list[Condition]] | None:
+def _conditions(setting: Setting) -> Callable[[torch.Generator], list[Condition]] | None:
     wished, wishes = setting.config.wishes, setting.wishes
-    return drawn_conditions(setting.task, wishes, wished.per_step, seed) if wished and wishes else None
+    return drawn_conditions(setting.task, wishes, wished.per_step) if wished and wishes else None
 
 
 def _validation(run: Run, setting: Setting, seed: int) -> Trees:
@@ -163,7 +165,7 @@ def _trainer(
         measure=measure,
         rollouts=rollouts,
         on_policy=how.on_policy,
-        conditions=_conditions(setting, seed),
+        conditions=_conditions(setting),
         callbacks=[EarlyStoppingCallback(training.patience)] if keeps_best and training.patience else None,
     )
 
