@@ -193,8 +193,7 @@ def _continue(options: argparse.Namespace) -> tuple[Run, Setting]:
 
 
 def _check(setting: Setting) -> None:
-    if setting.corpus is not None:
-        corpus = setting.corpus
+    for corpus in filter(None, (setting.corpus, setting.test_corpus)):
         for problem in corpus.problems:
             print(f"skipped: {problem}", file=sys.stderr)
         print(

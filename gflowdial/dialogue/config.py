@@ -56,6 +56,7 @@ class DataConfig(_Section):
     Attributes:
         source: ``"bundled"`` for the scenes that come with the task, ``"generated"`` for scenes of its generator, else
             the path of a file of recorded dialogues.
+        test: the path of a second file of recorded dialogues, which is held out; the first is for training then.
         scenes: how many scenes are generated.
         licence: under what licence the data are; it stands in the model card of every policy.
         held_out: the share of scenes, or groups of generated scenes, kept for evaluation.
@@ -66,6 +67,7 @@ class DataConfig(_Section):
     """
 
     source: str = "bundled"
+    test: str | None = None
     scenes: Annotated[int, Field(ge=2)] | None = None
     licence: str | None = None
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -84,6 +86,8 @@ class DataConfig(_Section):
             raise ValueError(
                 "scenes is the number of generated scenes: give it with source 'generated', and only there"
             )
+        if self.test is not None and self.source in ("bundled", "generated"):
+            raise ValueError(f"test is {self.test!r}, but the scenes are {self.source}: give a file as source too")
         return self
 
 
@@ -177,6 +181,8 @@ class TrainingConfig(_Section):
         patience: after how many evaluations without a smaller loss training stops; None: never.
         untried: what becomes of moves that the search never tried; see `gflowdial.training.trees.Untried`.
         floor: the share of ``untried: floor``.
+        outcome: whether the return of a recorded dialogue is its outcome, as its file rates it, instead of 1; dialogues
+            without a rating are left out of training then.
         kl_weight: β of AFPO's faithful variants.
         ranking_weight: γ of AFPO's faithful variants.
         max_tokens: prefixes longer than this lose their earliest turns; a search tree that has one is refused.
@@ -202,6 +208,7 @@ class TrainingConfig(_Section):
     patience: Annotated[int, Field(ge=1)] | None = None
     untried: Untried = "free"
     floor: Annotated[float, Field(gt=0)] = 0.1
+    outcome: bool = False
     kl_weight: Annotated[float, Field(ge=0)] = 0.1
     ranking_weight: Annotated[float, Field(ge=0)] = 1.0
     max_tokens: Annotated[int, Field(ge=32)] = 1024

@@ -1,6 +1,7 @@
 """One policy is trained: on trees that may grow, over rounds, watched on validation scenes."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,11 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     """What the policies of a seed learn from: its search trees, or recorded dialogues; see `train_all` for errors."""
     if run.config.experiment == "conversation":
         return read_run_trees(run, setting, seed)
-    return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in setting.decisions.train]
+    outcomes = setting.outcomes if run.config.training.outcome else {}
+    return [
+        recorded_tree(dialogue, turns, setting.inventory, outcomes.get(dialogue.scene.id, 1.0))
+        for dialogue, turns in setting.decisions.train
+    ]
 
 
 def _conditions(setting: Setting) -> Callable[[torch.Generator], list[Condition]] | None:
@@ -127,8 +132,9 @@ def _trainer(
     keeps_best = evaluated and bool(validation)
     every: dict[str, Any] = {"eval_strategy": "no", "logging_strategy": "no"}
     if evaluated:
-        share = 1 / training.evaluations
-        every = {"eval_strategy": "steps", "eval_steps": share, "logging_strategy": "steps", "logging_steps": share}
+        steps = math.ceil(math.ceil(len(trees) / training.batch_size) * training.epochs)
+        every = dict.fromkeys(("eval_steps", "logging_steps"), float(max(1, steps // training.evaluations)))
+        every |= {"eval_strategy": "steps", "logging_strategy": "steps"}
     return FlowTrainer(
         policy.model,
         FlowTrainingArguments(
