@@ -7,12 +7,8 @@ from gflowdial.dialogue.config import RunConfig, WishesConfig
 from gflowdial.dialogue.rows import PRIOR
 from gflowdial.dialogue.studies.measures import by_stage, by_turn
 from gflowdial.dialogue.studies.records import STEPS
-<<<<<<< HEAD
-from gflowdial.dialogue.studies.study import Cell, Plot, Study
-from gflowdial.dialogue.studies.wishes import by_temperature, temperatures_between
-=======
 from gflowdial.dialogue.studies.study import ENDS, Cell, Plot, Study
->>>>>>> main
+from gflowdial.dialogue.studies.wishes import by_temperature, temperatures_between
 from gflowdial.training.methods import method, method_names
 
 _NO_SEARCH: Mapping[str, Any] = {"evaluation.search_simulations": []}
@@ -106,7 +102,6 @@ def _budgets(config: RunConfig) -> list[Cell]:
     return _on("search.simulations", sorted({most, max(1, most // 4), max(1, most // 16)}, reverse=True))
 
 
-<<<<<<< HEAD
 def _wishes(config: RunConfig) -> list[Cell]:
     """One policy for a range of temperatures, and policies trained for single ones of them, on the same trees."""
     own = config.training.temperature
@@ -127,10 +122,7 @@ def _wishes(config: RunConfig) -> list[Cell]:
     ]
 
 
-def _on(key: str, values: list[Any], more: Mapping[str, Any] = MappingProxyType({})) -> list[Cell]:
-=======
 def _on(key: str, values: list[Any]) -> list[Cell]:
->>>>>>> main
     """A cell for each value of a setting, which is the axis; search at test time is played in the first."""
     axis = key.rpartition(".")[2]
     once: list[Mapping[str, Any]] = [{}, *[_NO_SEARCH] * (len(values) - 1)]
