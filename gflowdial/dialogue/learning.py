@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
@@ -102,9 +103,9 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     ]
 
 
-def _conditions(setting: Setting, seed: int) -> Callable[[], list[Condition]] | None:
+def _conditions(setting: Setting) -> Callable[[torch.Generator], list[Condition]] | None:
     wished, wishes = setting.config.wishes, setting.wishes
-    return drawn_conditions(setting.task, wishes, wished.per_step, seed) if wished and wishes else None
+    return drawn_conditions(setting.task, wishes, wished.per_step) if wished and wishes else None
 
 
 def _validation(run: Run, setting: Setting, seed: int) -> Trees:
@@ -170,7 +171,7 @@ def _trainer(
         measure=measure,
         rollouts=rollouts,
         on_policy=how.on_policy,
-        conditions=_conditions(setting, seed),
+        conditions=_conditions(setting),
         callbacks=[EarlyStoppingCallback(training.patience)] if keeps_best and training.patience else None,
     )
 
