@@ -46,8 +46,17 @@ def _listed(value: Any) -> Any:
 
 
 def _known_method(name: str) -> str:
-    method(name)
+    loss, at, temperature = name.partition("@")
+    method(loss)
+    if at and not (temperature.replace(".", "", 1).isdecimal() and float(temperature) > 0):
+        raise ValueError(f"{name!r} asks for the temperature {temperature!r}: write METHOD@τ with a number above 0")
     return name
+
+
+def at_temperature(name: str, default: float) -> tuple[str, float]:
+    """The method and the τ of an entry of ``training.methods``, METHOD or METHOD@τ."""
+    loss, _, temperature = name.partition("@")
+    return loss, float(temperature or default)
 
 
 class DataConfig(_Section):
@@ -166,7 +175,8 @@ class TrainingConfig(_Section):
     """How policies are trained.
 
     Attributes:
-        methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`.
+        methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`; METHOD@τ trains
+            for a target of its own.
         tuning: ``"adapter"`` trains LoRA on the language model, ``"full"`` all its weights.
         temperature: τ of the target R = exp(G/τ).
         rollouts: trajectories of the policy in training, per scene and step, that join the scene's tree; 0 for none. A

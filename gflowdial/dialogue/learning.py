@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
+from gflowdial.dialogue.config import at_temperature
 from gflowdial.dialogue.curves import draw_history
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.language_models import device_of
@@ -44,10 +45,12 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     config, training = run.config, run.config.training
     set_seed(seed)
     policy, how = setting.untrained(run, seed), method_of(setting, name)
+    _, temperature = at_temperature(name, training.temperature)
     conversation = config.experiment == "conversation"
-    trees, history = examples(run, setting, seed), []
-    validation = _validation(run, setting, seed)
-    measure = _measure(setting, policy) if conversation and setting.is_enumerable and training.evaluations else None
+    trees, validation = examples(run, setting, seed), _validation(run, setting, seed)
+    history: list[dict[str, Any]] = []
+    watched = conversation and training.evaluations and setting.is_enumerable
+    measure = _measure(setting, policy, temperature) if watched else None
     work = partial_folder(run.policy(seed, name)).with_suffix(".work")
     steps = sum(map(steps_of, trees)) if conversation and not how.on_policy else 0
     for number in range(training.rounds):
@@ -56,7 +59,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
             steps += sum(map(steps_of, searched))
             trees = [unite([old, new]) for old, new in zip(trees, searched, strict=True)]
         rollouts = _rollouts(setting, policy, [seed, number]) if conversation else None
-        trainer = _trainer(setting, policy, how, trees, validation, measure, rollouts, seed, work)
+        trainer = _trainer(setting, policy, how, temperature, trees, validation, measure, rollouts, seed, work)
         # The parent prints its summary where its own bar is off; the stage has a bar already.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -81,10 +84,10 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
 
 
 def method_of(setting: Setting, name: str) -> Method:
-    """A method under the run's settings."""
+    """A method under the run's settings; of METHOD@τ the first part."""
     training = setting.config.training
     return method(
-        name,
+        at_temperature(name, training.temperature)[0],
         untried=training.untried,
         decay=training.decay,
         kl_weight=training.kl_weight,
@@ -120,6 +123,7 @@ def _trainer(
     setting: Setting,
     policy: LearnedPolicy,
     how: Method,
+    temperature: float,
     trees: Trees,
     validation: Trees,
     measure: Callable[[], dict[str, float]] | None,
@@ -162,7 +166,7 @@ def _trainer(
         trees,
         tokens=setting.encoder.tree_tokens,
         branch=setting.encoder.branch,
-        temperature=training.temperature,
+        temperature=temperature,
         untried=how.untried,
         floor=training.floor,
         read_leaves=how.read_leaves,
@@ -220,13 +224,13 @@ class PolicyPrior:
         return self.policy.log_policy(dialogues)
 
 
-def _measure(setting: Setting, policy: LearnedPolicy) -> Callable[[], dict[str, float]]:
+def _measure(setting: Setting, policy: LearnedPolicy, temperature: float) -> Callable[[], dict[str, float]]:
     """What the policy makes of a few training and validation scenes, exactly."""
     environment, scenes = setting.environment, setting.scenes
 
     def played(part: Sequence[Scene]) -> list[EnumeratedScene]:
         trees = [enumerate_tree(environment, [DialogueState.begin(scene)]) for scene in part[:_WATCHED]]
-        return [EnumeratedScene.of(environment, tree, setting.config.training.temperature) for tree in trees]
+        return [EnumeratedScene.of(environment, tree, temperature) for tree in trees]
 
     parts = {"train": played(scenes.train), "eval": played(scenes.validation)}
 
@@ -247,7 +251,7 @@ def _facts(run: Run, setting: Setting, seed: int, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "task": config.task,
         "method": name,
-        "temperature": config.training.temperature,
+        "temperature": at_temperature(name, config.training.temperature)[1],
         "seed": seed,
         "data": config.data.source,
         "data_licence": setting.licence,
