@@ -45,7 +45,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     config, training = run.config, run.config.training
     set_seed(seed)
     policy, how = setting.untrained(run, seed), method_of(setting, name)
-    _, temperature = at_temperature(name, training.temperature)
+    temperature = at_temperature(name, training.temperature)[1]
     conversation = config.experiment == "conversation"
     trees, validation = examples(run, setting, seed), _validation(run, setting, seed)
     history: list[dict[str, Any]] = []
