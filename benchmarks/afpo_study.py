@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.provenance import write_results
 from gflowdial import Forest, losses, oracle
+from gflowdial.losses.released import Release
 from gflowdial.metrics.distances import total_variation
 from gflowdial.segments import Segments
 
@@ -114,9 +115,12 @@ def log_policy(problem: Problem, logits: Tensor) -> Tensor:
 Objective = Callable[[Problem, Tensor, Tensor], Tensor]
 
 
-def flow_term(problem: Problem, table: Tensor, log_v: Tensor, **options: Any) -> Tensor:
-    """AFPO's flow term alone."""
+def flow_term(problem: Problem, table: Tensor, log_v: Tensor, release: Release | None = None, **options: Any) -> Tensor:
+    """AFPO's flow term alone, as the paper can be read or as one of the releases computes it."""
     log_pf = table[problem.row, problem.action]
+    if release is not None:
+        value = log_v[problem.forest.edge_child].exp()
+        return losses.released_flow_balance(problem.log_q.exp(), value, log_pf, problem.forest, release=release)
     return losses.afpo(problem.log_q + log_v, log_pf, None, problem.log_reward, problem.forest, **options)
 
 
@@ -129,10 +133,12 @@ def with_extras(problem: Problem, table: Tensor, log_v: Tensor, **options: Any) 
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "released": partial(with_extras, variant="released"),
+    "first release": partial(with_extras, release="first"),
+    "second release": partial(with_extras, release="second"),
     "paper, state flow": partial(with_extras, variant="paper", flow="state"),
     "paper, edge flow": partial(with_extras, variant="paper", flow="edge"),
-    "released, flow term alone": partial(flow_term, variant="released"),
+    "first release, flow term alone": partial(flow_term, release="first"),
+    "second release, flow term alone": partial(flow_term, release="second"),
     "paper, state flow, flow term alone": partial(flow_term, variant="paper", flow="state"),
     "paper, edge flow, flow term alone": partial(flow_term, variant="paper", flow="edge"),
     "anchored, with KL and hinge": partial(with_extras, variant="anchored"),

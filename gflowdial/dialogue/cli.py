@@ -7,20 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from gflowdial.dialogue.chat import chat
-from gflowdial.dialogue.config import ConfigError, load_config
+from gflowdial.dialogue.config import ConfigError, RunConfig, load_config
 from gflowdial.dialogue.corpus import CorpusError
 from gflowdial.dialogue.evaluation import evaluate_all
 from gflowdial.dialogue.language_models import device_of
+from gflowdial.dialogue.learning import method_of
 from gflowdial.dialogue.local.smollm2 import MissingModelError
+from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.progress import stage
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.scenes import SceneError
 from gflowdial.dialogue.searching import read_run_trees, search_all
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.speakers import speaker_of
+from gflowdial.dialogue.studies import STUDIES
+from gflowdial.dialogue.studies.report import write_study
+from gflowdial.dialogue.studies.running import begin_study, run_study
 from gflowdial.dialogue.task import TaskError
-from gflowdial.dialogue.training import method_of, train_all
+from gflowdial.dialogue.training import train_all
 from gflowdial.dialogue.values import Scene
+from gflowdial.dialogue.wishes import Wish
 from gflowdial.search import TreeFileError
 
 _INPUT_ERRORS = (ConfigError, CorpusError, MissingModelError, RunError, SceneError, TaskError, TreeFileError)
@@ -76,6 +82,16 @@ def _run(options: argparse.Namespace) -> None:
     _do_evaluate(run, Setting.of(run), "results")
 
 
+def _study(options: argparse.Namespace) -> None:
+    study, (config, setting) = STUDIES[options.name], _configured(options)
+    if config.experiment == "labels":
+        raise ConfigError("experiment: a study compares policies in conversations: set it to conversation")
+    begin_study(options.output, options.name, config, resume=options.resume)
+    found = run_study(study, setting.config, options.output)
+    print(write_study(options.name, study, config, found, options.output))
+    print(f"Written to {options.output / 'results.json'}")
+
+
 def _chat(options: argparse.Namespace) -> None:
     run, setting = _continue(options)
     seed = run.config.seeds[0] if options.seed is None else options.seed
@@ -84,13 +100,28 @@ def _chat(options: argparse.Namespace) -> None:
     speaker = speaker_of(setting)
     chat(
         setting.task,
-        setting.learned(run, seed, method),
+        _at_wish(setting.learned(run, seed, method), options.temperature, options.weights),
         speaker,
         lambda text: _chat_scene(setting, options.scene, text),
         ranks_by_value=method_of(setting, method).ranks_by_value,
         top_k=options.top_k,
         locale=options.locale,
     )
+
+
+def _at_wish(policy: LearnedPolicy, temperature: float | None, weights: str | None) -> LearnedPolicy:
+    """The policy at what the command line wishes of it."""
+    if temperature is None and weights is None:
+        return policy
+    if policy.wishes is None or policy.wish is None:
+        raise ConfigError(
+            "--temperature, --weights: the policy was trained for one target alone; train it with the section `wishes`"
+        )
+    try:
+        given = None if weights is None else policy.wishes.read_weights(weights)
+        return policy.at(Wish(policy.wish.temperature if temperature is None else temperature, given))
+    except ValueError as error:
+        raise ConfigError(f"--temperature, --weights: {error}") from None
 
 
 def _chat_scene(setting: Setting, name: str | None, text: str) -> Scene:
@@ -122,6 +153,11 @@ def _do_evaluate(run: Run, setting: Setting, name: str) -> None:
 
 
 def _begin(options: argparse.Namespace) -> tuple[Run, Setting]:
+    config, setting = _configured(options)
+    return Run.begin(options.output, config, resume=options.resume), replace(setting, folder=options.output)
+
+
+def _configured(options: argparse.Namespace) -> tuple[RunConfig, Setting]:
     """Everything that can be wrong with the input is looked at before the folder is made."""
     if options.config is None:
         raise ConfigError(f"{options.command} begins a run: give --config")
@@ -139,7 +175,7 @@ def _begin(options: argparse.Namespace) -> tuple[Run, Setting]:
         Run.open(trees).check_searched_with(config)
         for seed in config.seeds:
             read_run_trees(Run.open(trees), setting, seed)
-    return Run.begin(options.output, config, resume=options.resume), replace(setting, folder=options.output)
+    return config, setting
 
 
 def _continue(options: argparse.Namespace) -> tuple[Run, Setting]:
@@ -162,6 +198,7 @@ def _check(setting: Setting) -> None:
         )
     config = setting.config
     device_of(config.compute)
+    _ = setting.wishes
     _ = setting.dialogues if config.experiment == "labels" else setting.scenes
     if config.model.kind == "pretrained" or setting.task.tokenizer is not None:
         _ = setting.encoder.names
@@ -193,11 +230,15 @@ def _parser(task: str | None, prog: str) -> argparse.ArgumentParser:
         ("train", [begins, output], "train the policies, on trees or on recorded dialogues"),
         ("evaluate", [output], "evaluate the policies on held-out scenes"),
         ("run", [begins, output], "search, train and evaluate"),
+        ("study", [begins, output], "answer a question with many runs, cell by cell"),
         ("chat", [output], "talk with a trained policy in the terminal"),
     ):
         command = commands.add_parser(name, parents=parents, help=text, description=text)
         if name == "train":
             command.add_argument("--trees", type=Path, metavar="RUN", help="take the search trees of this run")
+        if name == "study":
+            questions = "; ".join(f"{key}: {study.question}" for key, study in STUDIES.items())
+            command.add_argument("name", choices=list(STUDIES), metavar="NAME", help=questions)
         if name == "evaluate":
             command.add_argument(
                 "--set", action="append", default=[], metavar="KEY=VALUE", help="override of evaluation.… or compute.…"
@@ -207,6 +248,10 @@ def _parser(task: str | None, prog: str) -> argparse.ArgumentParser:
             command.add_argument("--method", help="which policy; the last of the run's methods by default")
             command.add_argument("--seed", type=int, help="which seed's policy; the first by default")
             command.add_argument("--top-k", type=_count, default=3, metavar="K", help="how many moves to choose from")
+            command.add_argument("--temperature", type=float, metavar="T", help="of the target, for a policy of wishes")
+            command.add_argument(
+                "--weights", metavar="NAME=W,...", help="of the criteria, for a policy of wishes; 0 where not named"
+            )
             command.add_argument("--scene", help="where the conversation takes place, by the scene's id")
             command.add_argument("--locale", default="international", help="whose resources the guard names")
     return parser
@@ -218,4 +263,4 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_COMMANDS = {"search": _search, "train": _train, "evaluate": _evaluate, "run": _run, "chat": _chat}
+_COMMANDS = {"search": _search, "train": _train, "evaluate": _evaluate, "run": _run, "study": _study, "chat": _chat}

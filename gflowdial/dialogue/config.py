@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from gflowdial.dialogue.data_config import DataConfig, Section
 from gflowdial.dialogue.task import RoleMaker
 from gflowdial.estimators.packing import Attention
 from gflowdial.search import SearchConfig
@@ -28,10 +29,6 @@ from gflowdial.training.trees import Untried
 
 class ConfigError(ValueError):
     """Settings that cannot be used; the message names the file, the key and the way out."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -50,48 +47,7 @@ def _known_method(name: str) -> str:
     return name
 
 
-class DataConfig(_Section):
-    """Which conversations, and how they are split.
-
-    Attributes:
-        source: ``"bundled"`` for the scenes that come with the task, ``"generated"`` for scenes of its generator, else
-            the path of a file of recorded dialogues.
-        test: the path of a second file of recorded dialogues, which is held out; the first is for training then.
-        scenes: how many scenes are generated.
-        licence: under what licence the data are; it stands in the model card of every policy.
-        held_out: the share of scenes, or groups of generated scenes, kept for evaluation.
-        validation: the share kept for choosing settings and the length of training; it is taken off the training part.
-        split_seed: seed of the split, the same for all seeds of a run.
-        limit: at most so many scenes in all; None takes them all.
-        max_turns: recorded dialogues are cut after so many of the agent's turns; None keeps them whole.
-    """
-
-    source: str = "bundled"
-    test: str | None = None
-    scenes: Annotated[int, Field(ge=2)] | None = None
-    licence: str | None = None
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    split_seed: int = 0
-    limit: Annotated[int, Field(ge=2)] | None = None
-    max_turns: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "DataConfig":
-        if self.held_out + self.validation >= 1:
-            raise ValueError(
-                f"held_out and validation are {self.held_out:g} and {self.validation:g}: leave a share for training"
-            )
-        if (self.source == "generated") != (self.scenes is not None):
-            raise ValueError(
-                "scenes is the number of generated scenes: give it with source 'generated', and only there"
-            )
-        if self.test is not None and self.source in ("bundled", "generated"):
-            raise ValueError(f"test is {self.test!r}, but the scenes are {self.source}: give a file as source too")
-        return self
-
-
-class RolesConfig(_Section):
+class RolesConfig(Section):
     """Who plays whom; the other keys are the options of the kind.
 
     Attributes:
@@ -105,7 +61,7 @@ class RolesConfig(_Section):
     max_turns: Annotated[int, Field(ge=1)] | None = None
 
 
-class _SearchBase(_Section):
+class _SearchBase(Section):
     batch_size: Annotated[int, Field(ge=1)] = 32
 
     @model_validator(mode="after")
@@ -126,7 +82,7 @@ else:
     )
 
 
-class TinyModelConfig(_Section):
+class TinyModelConfig(Section):
     """A small causal transformer, trained from scratch on transcripts of the prior's own conversations."""
 
     kind: Literal["tiny"]
@@ -148,26 +104,37 @@ class TinyModelConfig(_Section):
         return self
 
 
-class PretrainedModelConfig(_Section):
+class PretrainedModelConfig(Section):
     """A causal language model that exists already: ``"smollm2"``, a folder, or the id of a model on a hub."""
 
     kind: Literal["pretrained"]
     name: str = "smollm2"
 
 
-class AdapterConfig(_Section):
+class AdapterConfig(Section):
     """LoRA; the paper's rank and alpha."""
 
     rank: Annotated[int, Field(ge=1)] = 32
     alpha: Annotated[int, Field(ge=1)] = 64
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How policies are trained.
 
     Attributes:
         methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`.
+        tuning: ``"adapter"`` trains LoRA on the language model, ``"full"`` all its weights.
         temperature: τ of the target R = exp(G/τ).
+        rollouts: trajectories of the policy in training, per scene and step, that join the scene's tree; 0 for none. A
+            method that learns on policy learns from them alone.
+        epsilon: the share of uniform exploration in rollouts that join trees.
+        replay: how many trajectories of a scene's tree a step looks at, drawn evenly, beside new ones; None: all.
+        rounds: how often trees are searched and trained on. From the second round on, the policy that was learned so
+            far is the prior of the search, and the new trees join the old ones.
+        evaluations: how often in a training the loss on the validation scenes is computed, and, where conversations can
+            be enumerated, what the policy makes of validation and of training scenes; the weights of the least loss are
+            kept. 0, or no validation scenes: the last weights are kept.
+        patience: after how many evaluations without a smaller loss training stops; None: never.
         untried: what becomes of moves that the search never tried; see `gflowdial.training.trees.Untried`.
         floor: the share of ``untried: floor``.
         outcome: whether the return of a recorded dialogue is its outcome, as its file rates it, instead of 1; dialogues
@@ -184,10 +151,17 @@ class TrainingConfig(_Section):
     ]
     epochs: Annotated[float, Field(gt=0)] = 3.0
     batch_size: Annotated[int, Field(ge=1)] = 4
+    tuning: Literal["adapter", "full"] = "adapter"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
     temperature: Annotated[float, Field(gt=0)] = 0.1
     decay: Annotated[float, Field(gt=0, le=1)] = 0.9
+    rollouts: Annotated[int, Field(ge=0)] = 0
+    epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
+    replay: Annotated[int, Field(ge=1)] | None = None
+    rounds: Annotated[int, Field(ge=1)] = 1
+    evaluations: Annotated[int, Field(ge=0)] = 0
+    patience: Annotated[int, Field(ge=1)] | None = None
     untried: Untried = "free"
     floor: Annotated[float, Field(gt=0)] = 0.1
     outcome: bool = False
@@ -198,7 +172,21 @@ class TrainingConfig(_Section):
     attention: Attention = "sdpa"
 
 
-class EvaluationConfig(_Section):
+class WishesConfig(Section):
+    """What a policy is wished for, where it is to serve many wishes; see `gflowdial.dialogue.wishes.Wishes`.
+
+    Attributes:
+        temperatures: the least and the greatest τ.
+        weights: whether the weights of the criteria are wished too.
+        per_step: how many wishes a pass of training is read at.
+    """
+
+    temperatures: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    weights: bool = False
+    per_step: Annotated[int, Field(ge=1)] = 4
+
+
+class EvaluationConfig(Section):
     """How policies are evaluated.
 
     Attributes:
@@ -210,11 +198,11 @@ class EvaluationConfig(_Section):
     episodes: Annotated[int, Field(ge=1)] = 8
     search_simulations: Annotated[
         list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed), AfterValidator(_distinct)
-    ] = [64]
+    ] = [64]  # noqa: RUF012 (pydantic copies it)
     write_dialogues: bool = False
 
 
-class ComputeConfig(_Section):
+class ComputeConfig(Section):
     """Where and how things are computed.
 
     Attributes:
@@ -230,7 +218,7 @@ class ComputeConfig(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run.
 
     Attributes:
@@ -239,6 +227,7 @@ class RunConfig(_Section):
             of recorded dialogues.
         seeds: every stage is done once for each.
         inventory: the name of the inventory; the task's first where not given.
+        wishes: what one policy is trained for beside ``training.temperature``, at which it is evaluated.
     """
 
     task: str | None = None
@@ -252,6 +241,7 @@ class RunConfig(_Section):
     model: Annotated[TinyModelConfig | PretrainedModelConfig, Field(discriminator="kind")]
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig
+    wishes: WishesConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
 
@@ -281,19 +271,39 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: {reasons}") from None
 
 
+def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """The settings with other values of some keys, as ``{"training.epochs": 2}``.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+    """
+    settings = config.model_dump(mode="json")
+    for key, value in overrides.items():
+        _set(settings, key, value)
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError as error:
+        reasons = "; ".join(_reason(dict(problem)) for problem in error.errors(include_url=False))
+        raise ConfigError(f"overrides {dict(overrides)}: {reasons}") from None
+
+
 def _apply(settings: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} must read section.key=value")
+    try:
+        _set(settings, key, yaml.safe_load(value))
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is no YAML") from None
+
+
+def _set(settings: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         if not isinstance(settings.setdefault(section, {}), dict):
-            raise ConfigError(f"override {override!r}: {section} holds a value, not a section")
+            raise ConfigError(f"override {f'{key}={value}'!r}: {section} holds a value, not a section")
         settings = settings[section]
-    try:
-        settings[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: the value is no YAML") from None
+    settings[last] = value
 
 
 def role_options(make: RoleMaker, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from gflowdial.dialogue import labels
 from gflowdial.dialogue.cards import add_results
 from gflowdial.dialogue.jobs import run_jobs
+from gflowdial.dialogue.learning import method_of
 from gflowdial.dialogue.outcomes import Outcome, mean_outcome
 from gflowdial.dialogue.play import Episode
 from gflowdial.dialogue.progress import Report
@@ -27,7 +28,6 @@ from gflowdial.dialogue.rows import (
 )
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.setting import Setting
-from gflowdial.dialogue.training import method_of
 
 
 def evaluate_all(run: Run, setting: Setting, report: Report, name: str = "results") -> tuple[str, Path]:

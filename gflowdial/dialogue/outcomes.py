@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, tanh
+from math import isfinite
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from gflowdial import oracle
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.play import Episode
 from gflowdial.dialogue.policies import DialoguePolicy
+from gflowdial.metrics.certificates import certificate
 from gflowdial.metrics.distances import kl_divergence, total_variation
 from gflowdial.search import SearchTree
 from gflowdial.shapes import Float, Tensor
@@ -25,8 +26,8 @@ Outcome = Mapping[str, float | None]
 - ``total_variation``: distance of the policy's distribution over whole conversations to the exact flow's;
 - ``kl``: KL(exact flow ‖ policy) of the same distributions, in nats; None where it is infinite;
 - ``good_conversations``: the expected number of different conversations with G ≥ 0.9·max G among 64 samples;
-- ``certificate``: the upper bound tanh(L/4) of ``total_variation``, L the range of log R − log P_F over conversations;
-  None where L is infinite;
+- ``certificate``: the upper bound tanh(L/4) of ``total_variation``, L the range of log R − log P_F over conversations,
+  see `gflowdial.metrics.certificate`; None where L is infinite;
 - ``environment_steps``: exchanges that the policy itself simulates in a conversation, 0 without search.
 """
 SAMPLES = 64
@@ -117,8 +118,8 @@ class EnumeratedScene:
         moves = (~tree.chance)[forest.edge_parent]
         surprise = torch.where(moves & (log_pf > -torch.inf), log_pf, 0.0)
         acts = (forest.num_children > 0) & ~tree.chance
-        ratio = log_target - log_ends
-        spread = float(ratio.max() - ratio.min())
+        # log R up to a constant; with chance, log R and the log-probabilities of the answers.
+        certified = certificate(log_pf, log_target, forest)
         divergence = float(kl_divergence(log_target, log_ends))
         returns = self.worth["expected_return"]
         good = ends[returns >= returns.max() - (1 - GOOD) * returns.max().abs()]
@@ -128,7 +129,7 @@ class EnumeratedScene:
             "total_variation": float(total_variation(log_ends, log_target)),
             "kl": divergence if isfinite(divergence) else None,
             "good_conversations": float((1 - (1 - good) ** SAMPLES).sum()),
-            "certificate": tanh(spread / 4) if isfinite(spread) else None,
+            "certificate": float(certified.worst_case) if isfinite(float(certified.spread)) else None,
             "environment_steps": 0.0,
         }
 

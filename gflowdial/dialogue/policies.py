@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -20,8 +20,9 @@ from gflowdial.dialogue.moves import Inventory, Move
 from gflowdial.dialogue.roles import Prior
 from gflowdial.dialogue.task import Template
 from gflowdial.dialogue.values import Dialogue
+from gflowdial.dialogue.wishes import Wish, Wishes
 from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
-from gflowdial.estimators.packing import Attention
+from gflowdial.estimators.packing import Attention, PackedPrefixes
 from gflowdial.search import AnyEnvironment, SearchConfig, search, tree_seed
 
 _SETTINGS = "dialogue.json"
@@ -82,12 +83,27 @@ class LearnedPolicy:
         encoder: how it reads dialogues.
         reference: answer with its reference policy instead.
         facts: what is known of its training.
+        wishes: what it was trained for, if its model depends on a condition.
+        wish: what it is read at, one of ``wishes``.
     """
 
     model: LanguageModelPolicy
     encoder: DialogueEncoder
     reference: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    wishes: Wishes | None = None
+    wish: Wish | None = None
+
+    def at(self, wish: Wish) -> "LearnedPolicy":
+        """The same policy, read at another wish.
+
+        Raises:
+            ValueError: it was not trained for the wish.
+        """
+        if self.wishes is None:
+            raise ValueError("the policy was trained for one target alone: train it with the section `wishes`")
+        self.wishes.check(wish)
+        return replace(self, wish=wish)
 
     def save_pretrained(self, folder: Path, facts: Mapping[str, Any], *, with_base: bool) -> None:
         """Write a folder that `from_pretrained` loads anywhere.
@@ -103,6 +119,8 @@ class LearnedPolicy:
         self.model.save_pretrained(folder, with_base=with_base)
         self.encoder.tokenizer.save_pretrained(folder)
         settings = {"format": 1, "facts": dict(facts), "max_tokens": self.encoder.max_tokens}
+        if self.wishes is not None:
+            settings["wishes"] = asdict(self.wishes)
         settings |= {"inventory": asdict(self.encoder.inventory), "texts": asdict(self.encoder.texts)}
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_card(folder, facts, self.encoder.inventory)
@@ -145,20 +163,29 @@ class LearnedPolicy:
             DialogueTexts(Template(**texts["template"]), texts["agent"], texts["partner"]),
             settings["max_tokens"],
         )
-        return LearnedPolicy(model.eval(), encoder, facts=settings["facts"])
+        made, facts = LearnedPolicy(model.eval(), encoder, facts=settings["facts"]), settings["facts"]
+        if (kept := settings.get("wishes")) is None:
+            return made
+        return replace(made, wishes=Wishes.of_data(kept), wish=Wish(facts["temperature"]))
 
     @torch.no_grad()
     def log_policy(self, dialogues: Sequence[Dialogue]) -> NDArray[np.float64]:
         """See `DialoguePolicy`."""
         packed = self.encoder.pack(dialogues, self.model.continuations).to(self._device)
-        log_policy = self.model.log_reference(packed) if self.reference else self.model(packed).log_policy
+        log_policy = self.model.log_reference(packed) if self.reference else self._output(packed).log_policy
         return np.asarray(log_policy.double().log_softmax(-1).cpu().numpy())
 
     @torch.no_grad()
     def read(self, dialogue: Dialogue) -> PolicyOutput:
         """Policy and values at one dialogue."""
         packed = self.encoder.pack([dialogue], self.model.continuations).to(self._device)
-        output: PolicyOutput = self.model(packed)
+        return self._output(packed)
+
+    def _output(self, packed: PackedPrefixes) -> PolicyOutput:
+        condition = None
+        if self.wishes is not None and self.wish is not None:
+            condition = self.wishes.vector(self.wish).to(self._device).expand(len(packed.node), -1)
+        output: PolicyOutput = self.model(packed, condition)
         return output
 
     @property

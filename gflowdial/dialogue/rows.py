@@ -54,6 +54,11 @@ def greedy(name: str) -> str:
     return f"{name}_greedy"
 
 
+def sampled_row(row: str) -> str:
+    """The row of the policy itself, if ``row`` is that of its likeliest move."""
+    return row.removesuffix("_greedy")
+
+
 def is_search(name: str) -> bool:
     """Whether a row is that of search at test time."""
     return name.startswith(_SEARCH)
@@ -88,13 +93,13 @@ def enumerated_scenes(setting: Setting) -> Enumerated | None:
     """The same with all conversations and the exact flow; None where there are too many."""
     if not setting.is_enumerable:
         return None
-    environment, temperature = setting.environment, setting.config.training.temperature
+    return {part: [enumerated_scene(setting, scene) for scene in scenes] for part, scenes in scenes_of(setting).items()}
 
-    def enumerated(scene: Scene) -> EnumeratedScene:
-        tree = enumerate_tree(environment, [DialogueState.begin(scene)])
-        return EnumeratedScene.of(environment, tree, temperature)
 
-    return {part: list(map(enumerated, scenes)) for part, scenes in scenes_of(setting).items()}
+def enumerated_scene(setting: Setting, scene: Scene) -> EnumeratedScene:
+    """All conversations from a scene, with the exact flow."""
+    tree = enumerate_tree(setting.environment, [DialogueState.begin(scene)])
+    return EnumeratedScene.of(setting.environment, tree, setting.config.training.temperature)
 
 
 def evaluate_policy(
@@ -114,7 +119,7 @@ def evaluate_policy(
     rows, scenes = policy_rows(setting)[name], scenes_of(setting)
     if is_search(name):
         return {(HELD_OUT, name): _searched(setting, name, scenes[HELD_OUT], seed)}
-    policy = None if name == EXACT else _policy(Run.open(folder), setting, seed, name)
+    policy = None if name == EXACT else policy_of(Run.open(folder), setting, seed, name)
     players = {} if policy is None else dict(zip(rows, [policy, GreedyPolicy(policy, environment)], strict=False))
     cells = {}
     for part in scenes:
@@ -167,7 +172,8 @@ def _searched(setting: Setting, name: str, scenes: Sequence[Scene], seed: int) -
     return Cell(outcomes, 0, [episode for episodes in played for episode in episodes])
 
 
-def _policy(run: Run, setting: Setting, seed: int, name: str) -> DialoguePolicy:
+def policy_of(run: Run, setting: Setting, seed: int, name: str) -> DialoguePolicy:
+    """The policy of a key of `policy_rows`, but for search and the exact flow."""
     if name == UNIFORM:
         return UniformPolicy(len(setting.inventory))
     if name == PRIOR:

@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,7 +56,7 @@ class Run:
         except OSError as error:
             raise RunError(f"{folder} cannot be made ({error.strerror}): name another --output") from None
         (folder / _CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        _write_json(folder / _ORIGIN, _origin(config))
+        write_json(folder / _ORIGIN, _origin(config))
         return Run(folder, config)
 
     @staticmethod
@@ -92,13 +93,22 @@ class Run:
         for seed in self.config.seeds:
             if not self.trees(seed).exists():
                 self.trees(seed).parent.mkdir(exist_ok=True)
-                # A killed copy leaves no half of a file under the final name.
-                shutil.copyfile(other.trees(seed), partial := self.trees(seed).with_suffix(".partial"))
-                partial.rename(self.trees(seed))
+                for source, target in (
+                    (other.validation_trees(seed), self.validation_trees(seed)),
+                    (other.trees(seed), self.trees(seed)),
+                ):
+                    if source.exists():
+                        # A killed copy leaves no half of a file under the final name.
+                        shutil.copyfile(source, partial := target.with_suffix(".partial"))
+                        partial.rename(target)
 
     def trees(self, seed: int) -> Path:
         """The file of a seed's search trees."""
         return self._seed(seed) / "trees.jsonl"
+
+    def validation_trees(self, seed: int) -> Path:
+        """The file of a seed's search trees of the validation scenes."""
+        return self._seed(seed) / "validation.jsonl"
 
     def base(self, seed: int) -> Path:
         """The folder of a seed's language model, where the run trains one."""
@@ -117,7 +127,7 @@ class Run:
         self.check_no_results(name)
         path = self.folder / f"{name}.json"
         path.with_suffix(".txt").write_text(table, encoding="utf-8")
-        _write_json(path, results)
+        write_json(path, results)
         return path
 
     def check_no_results(self, name: str = "results") -> None:
@@ -163,5 +173,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def write_json(path: Path, content: Any) -> None:
+    """Write a file that appears when it is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def whole(folder: Path, save: Callable[[Path], None]) -> None:
+    """Save into a folder that appears when it is complete, so that a killed run leaves no half of one."""
+    save(partial_folder(folder))
+    partial_folder(folder).rename(folder)
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where a folder is before it is complete."""
+    return folder.with_name(f".{folder.name}.partial")

@@ -1,6 +1,8 @@
 """The first stage: search trees from the training scenes, for every seed."""
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gflowdial.dialogue.environment import DialogueState
@@ -19,27 +21,32 @@ def search_config(setting: Setting, simulations: int | None = None) -> SearchCon
 
 
 def search_all(run: Run, setting: Setting, report: Report) -> None:
-    """Search every seed's trees; a search that was cut off goes on where it stopped."""
-    seeds = run.config.seeds
-    train = setting.scenes.train
+    """Search every seed's trees; a search that was cut off goes on where it stopped.
+
+    The validation scenes are searched too where training evaluates on them.
+    """
+    scenes, seeds = setting.scenes, run.config.seeds
+    watched = scenes.validation if run.config.training.evaluations else []
     for index, seed in enumerate(seeds):
 
         def progress(done: int, total: int, index: int = index, seed: int = seed) -> None:
             report(f"simulations, seed {seed}", index * total + done, len(seeds) * total)
 
         run.trees(seed).parent.mkdir(exist_ok=True)
-        search_to_file(
-            setting.environment,
-            [DialogueState.begin(scene) for scene in train],
-            [_header(setting, scene, seed) for scene in train],
-            [tree_seed(seed, scene.id) for scene in train],
-            search_config(setting),
-            run.trees(seed),
-            encode=encode_states,
-            decode=partial(decode_states, task=setting.task),
-            batch_size=setting.config.search.batch_size,
-            progress=progress,
-        )
+        for path, part in ((run.validation_trees(seed), watched), (run.trees(seed), scenes.train)):
+            if part:
+                search_to_file(
+                    setting.environment,
+                    [DialogueState.begin(scene) for scene in part],
+                    [_header(setting, scene, seed) for scene in part],
+                    [tree_seed(seed, scene.id) for scene in part],
+                    search_config(setting),
+                    path,
+                    encode=encode_states,
+                    decode=partial(decode_states, task=setting.task),
+                    batch_size=setting.config.search.batch_size,
+                    progress=progress if part is scenes.train else None,
+                )
 
 
 def read_run_trees(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueState]]:
@@ -49,7 +56,15 @@ def read_run_trees(run: Run, setting: Setting, seed: int) -> list[SearchTree[Dia
         RunError: they are missing, or not one for every training scene.
         TreeFileError: the file is broken.
     """
-    path = run.trees(seed)
+    return _read(run.trees(seed), setting, setting.scenes.train, "training")
+
+
+def read_validation_trees(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueState]]:
+    """The search trees of a seed, one per validation scene; errors as of `read_run_trees`."""
+    return _read(run.validation_trees(seed), setting, setting.scenes.validation, "validation")
+
+
+def _read(path: Path, setting: Setting, scenes: Sequence[Scene], what: str) -> list[SearchTree[DialogueState]]:
     if not path.is_file():
         raise RunError(f"{path} is missing: search first")
     trees = [filed.tree for filed in read_trees_file(path, partial(decode_states, task=setting.task))]
@@ -58,10 +73,9 @@ def read_run_trees(run: Run, setting: Setting, seed: int) -> list[SearchTree[Dia
             check_moves(tree, setting.inventory)
         except ValueError as error:
             raise TreeFileError(f"{path}, line {number}: {error}; search again") from None
-    train = setting.scenes.train
-    if [tree.states[0].dialogue.scene for tree in trees] != list(train):
+    if [tree.states[0].dialogue.scene for tree in trees] != list(scenes):
         raise RunError(
-            f"{path} holds {len(trees)} trees, not one for each of the {len(train)} training scenes in their order: "
+            f"{path} holds {len(trees)} trees, not one for each of the {len(scenes)} {what} scenes in their order: "
             "finish the search with --resume"
         )
     return trees

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from gflowdial.dialogue.config import ConfigError, DataConfig, RunConfig, role_options
+from gflowdial.dialogue.config import ConfigError, RunConfig, role_options
 from gflowdial.dialogue.corpus import Corpus, CorpusError
+from gflowdial.dialogue.data_config import DataConfig
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import language_model, load_tokenizer
@@ -22,6 +23,7 @@ from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.splits import Parts, first_of_each, split_by_scene
 from gflowdial.dialogue.task import Task, load_task
 from gflowdial.dialogue.values import Dialogue, Scene
+from gflowdial.dialogue.wishes import Wish, Wishes
 from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.search import enumerate_tree
 
@@ -277,19 +279,43 @@ class Setting:
         """Where the tokenizer is that the run trains, if the task has none for a model trained from scratch."""
         return (self.folder or Path()) / "tokenizer"
 
+    @cached_property
+    def wishes(self) -> Wishes | None:
+        """What policies are trained for, where they depend on a wish.
+
+        Raises:
+            ConfigError: the wishes do not fit the task or the rest of the settings.
+        """
+        wished, training = self.config.wishes, self.config.training
+        if wished is None:
+            return None
+        if self.config.experiment == "labels":
+            raise ConfigError("wishes: recorded dialogues have no returns to wish for; leave the section out")
+        if training.untried == "floor":
+            raise ConfigError("wishes: they do not go with training.untried: floor; choose free")
+        try:
+            wishes = Wishes.of(self.task, wished.temperatures, weighted=wished.weights)
+            wishes.check(Wish(training.temperature))
+        except ValueError as error:
+            raise ConfigError(f"wishes: {error}") from None
+        return wishes
+
     def untrained(self, run: Run, seed: int) -> LearnedPolicy:
         """A policy before training: it is the language model's own prior."""
-        adapter = self.config.adapter
+        adapter, training = self.config.adapter, self.config.training
 
         def build(base: PreTrainedModel) -> LearnedPolicy:
-            model = LanguageModelPolicy.with_lora(
-                base,
-                self.encoder.names,
-                rank=adapter.rank,
-                alpha=adapter.alpha,
-                attention=self.config.training.attention,
-            )
-            return LearnedPolicy(model, self.encoder)
+            names = self.encoder.names
+            common: dict[str, Any] = {
+                "attention": training.attention,
+                "conditions": 0 if self.wishes is None else self.wishes.conditions,
+            }
+            if training.tuning == "full":
+                model = LanguageModelPolicy(base, names, reference=True, **common)
+            else:
+                model = LanguageModelPolicy.with_lora(base, names, rank=adapter.rank, alpha=adapter.alpha, **common)
+            wish = None if self.wishes is None else Wish(training.temperature)
+            return LearnedPolicy(model, self.encoder, wishes=self.wishes, wish=wish)
 
         return self._on_base(run, seed, build)
 

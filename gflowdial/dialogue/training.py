@@ -1,26 +1,23 @@
 """The second stage: a policy for every seed and method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import PrinterCallback, set_seed
 
 from gflowdial.dialogue.config import ConfigError
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.jobs import run_jobs
 from gflowdial.dialogue.language_models import device_of, train_tiny, train_tokenizer
+from gflowdial.dialogue.learning import examples, method_of, train_policy
 from gflowdial.dialogue.play import Episode, play
 from gflowdial.dialogue.policies import PriorPolicy
 from gflowdial.dialogue.progress import Report
-from gflowdial.dialogue.runs import Run
+from gflowdial.dialogue.runs import Run, whole
 from gflowdial.dialogue.searching import read_run_trees
 from gflowdial.dialogue.setting import Setting
-from gflowdial.dialogue.trees import recorded_tree
 from gflowdial.search import SearchTree
-from gflowdial.training.methods import Method, method
-from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 
 
 def train_all(run: Run, report: Report) -> None:
@@ -36,7 +33,7 @@ def train_all(run: Run, report: Report) -> None:
     # Whatever is wrong with the input shows before the first hour of training, and before anything is written.
     found = [read_run_trees(run, setting, s) for s in config.seeds] if config.experiment == "conversation" else []
     if config.model.kind == "tiny" and setting.task.tokenizer is None and not setting.own_tokenizer.is_dir():
-        _whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
+        whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
     for trees in found or [examples(run, setting, config.seeds[0])]:
         _check_lengths(trees, setting)
     bases = [seed for seed in config.seeds if config.model.kind == "tiny" and not run.base(seed).is_dir()]
@@ -61,87 +58,7 @@ def train_base(_: None, folder: Path, seed: int) -> None:
     assert model.kind == "tiny"
     transcripts = [setting.encoder.transcript(episode.dialogue) for episode in _prior_episodes(setting, seed)]
     device = device_of(run.config.compute)
-    _whole(run.base(seed), partial(train_tiny, model, setting.encoder.tokenizer, transcripts, seed, device=device))
-
-
-def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
-    """Train and save one policy."""
-    run = Run.open(folder)
-    setting = Setting.of(run)
-    training = run.config.training
-    set_seed(seed)
-    policy = setting.untrained(run, seed)
-    how = method_of(setting, name)
-    trainer = FlowTrainer(
-        policy.model,
-        FlowTrainingArguments(
-            # The parent makes this folder at once; the policy's own appears when it is trained.
-            output_dir=str(_partial(run.policy(seed, name))),
-            num_train_epochs=training.epochs,
-            per_device_train_batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            head_learning_rate=training.head_learning_rate,
-            tokens_per_pass=training.tokens_per_pass,
-            lr_scheduler_type="cosine",
-            warmup_steps=5.0,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to=[],
-            disable_tqdm=run.config.compute.jobs > 1 or run.config.model.kind == "tiny",
-            use_cpu=device_of(run.config.compute).type == "cpu",
-            seed=seed,
-        ),
-        how.loss,
-        examples(run, setting, seed),
-        tokens=setting.encoder.tree_tokens,
-        branch=setting.encoder.branch,
-        temperature=training.temperature,
-        untried=how.untried,
-        floor=training.floor,
-        read_leaves=how.read_leaves,
-        anchor_frontier=how.anchor_frontier,
-    )
-    # The parent prints its summary where its own bar is off; the stage has a bar already.
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    facts = {
-        "task": run.config.task,
-        "method": name,
-        "temperature": training.temperature,
-        "seed": seed,
-        "data": run.config.data.source,
-        "data_licence": setting.licence,
-        "safety": setting.task.safety,
-    }
-    with_base = run.config.model.kind == "tiny"
-    if run.config.model.kind == "pretrained":
-        base = run.config.model.name
-        facts["language_model"] = str(Path(base).resolve()) if Path(base).is_dir() else base
-    _whole(run.policy(seed, name), partial(policy.save_pretrained, facts=facts, with_base=with_base))
-
-
-def method_of(setting: Setting, name: str) -> Method:
-    """A method under the run's settings."""
-    training = setting.config.training
-    return method(
-        name,
-        untried=training.untried,
-        decay=training.decay,
-        kl_weight=training.kl_weight,
-        ranking_weight=training.ranking_weight,
-    )
-
-
-def examples(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueState]]:
-    """What the policies of a seed learn from: its search trees, or recorded dialogues; see `train_all` for errors."""
-    if run.config.experiment == "conversation":
-        return read_run_trees(run, setting, seed)
-    train = setting.decisions.train
-    outcomes = setting.outcomes if run.config.training.outcome else {}
-    return [
-        recorded_tree(dialogue, turns, setting.inventory, outcomes.get(dialogue.scene.id, 1.0))
-        for dialogue, turns in train
-    ]
+    whole(run.base(seed), partial(train_tiny, model, setting.encoder.tokenizer, transcripts, seed, device=device))
 
 
 def _prior_episodes(setting: Setting, seed: int) -> list[Episode]:
@@ -176,13 +93,3 @@ def _check_lengths(found: Sequence[SearchTree[DialogueState]], setting: Setting)
                 f"training.max_tokens: a prefix to be read has {needed} tokens, more than {training.max_tokens}; "
                 "raise it, or make the dialogues shorter"
             )
-
-
-def _whole(folder: Path, save: Callable[[Path], None]) -> None:
-    """Save into a folder that appears when it is complete, so that a killed run leaves no half of one."""
-    save(_partial(folder))
-    _partial(folder).rename(folder)
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")

@@ -5,16 +5,20 @@ temperature-conditional GFlowNets are (arXiv 2210.12765, 2310.02823).
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.task import Task
 from gflowdial.search import SearchTree
 from gflowdial.shapes import Float, Tensor
+from gflowdial.training.trees import Condition
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,12 @@ class Wishes:
         own = task.own_weights if weighted or task.turn_reward is None else (1.0,) * len(names)
         return Wishes(temperatures, names, own, weighted)
 
+    @staticmethod
+    def of_data(data: Mapping[str, Any]) -> "Wishes":
+        """The wishes whose `dataclasses.asdict` went through JSON."""
+        low, high = data["temperatures"]
+        return Wishes((low, high), tuple(data["criteria"]), tuple(data["own"]), data["weighted"])
+
     @property
     def conditions(self) -> int:
         """How many numbers `vector` has."""
@@ -86,7 +96,7 @@ class Wishes:
         weights = self.normalised(wish) * len(self.criteria) - 1 if self.weighted else ()
         return torch.tensor([place, *weights], dtype=torch.float32)
 
-    def normalised(self, wish: Wish) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def normalised(self, wish: Wish) -> NDArray[np.float64]:
         """The weights of a wish, of sum 1."""
         weights = np.array(self.own if wish.weights is None else wish.weights)
         return np.asarray(weights / weights.sum())
@@ -132,52 +142,86 @@ class Wishes:
         found: dict[str, float] = {}
         known = {name.casefold(): name for name in self.criteria}
         for part in text.split(","):
-            name, equals, number = (piece.strip() for piece in part.partition("="))
-            if name.casefold() not in known:
+            name, _, number = (piece.strip() for piece in part.partition("="))
+            criterion = known.get(name.casefold())
+            if criterion is None:
                 raise ValueError(f"there is no criterion {name!r}: name {', '.join(self.criteria)}")
-            if known[name.casefold()] in found:
-                raise ValueError(f"criterion {known[name.casefold()]} comes twice: name each once")
+            if criterion in found:
+                raise ValueError(f"criterion {criterion} comes twice: name each once")
             try:
-                found[known[name.casefold()]] = float(number) if equals else math.nan
+                found[criterion] = float(number)
             except ValueError:
-                found[known[name.casefold()]] = math.nan
-            if math.isnan(found[known[name.casefold()]]):
-                raise ValueError(f"{part.strip()!r} is no weight: write {known[name.casefold()]}=1")
+                raise ValueError(f"{part.strip()!r} is no weight: write {criterion}=1") from None
         return tuple(found.get(name, 0.0) for name in self.criteria)
 
 
-def returns_under(
-    task: Task, tree: SearchTree[DialogueState]
-) -> Callable[[Sequence[float] | None], Float[Tensor, " leaves"]]:
-    """G of the path to each leaf, as a function of the weights of the criteria; without weights the task's own.
+Reweighted = Callable[[Sequence[float] | None], SearchTree[DialogueState]]
+"""Trees as a function of the weights of the criteria; None: the task's own."""
 
-    It is the return of a conversation where the leaf has ended.
+
+def reweighted(task: Task, tree: SearchTree[DialogueState]) -> Reweighted:
+    """The trees with rewards, returns and values under other weights; their shape and visits stay.
+
+    A leaf's value is the return of the path to it, which is G where the conversation has ended; an inner node's is the
+    mean of the leaves below it by their visits. Enumerated trees are what they would be under these weights.
 
     Raises:
-        ValueError: an exchange of the tree has no scores.
+        ValueError: an exchange of a tree has no scores.
     """
     forest = tree.forest
-    parent, leaves = forest.parent.tolist(), forest.leaves.tolist()
     # A chance node repeats the state before it.
     exchange = ((forest.parent >= 0) & ~tree.chance).tolist()
-    number = np.cumsum(exchange) - 1
+    turn_of = np.cumsum(exchange) - 1
     rows = [state.scores for state, counts in zip(tree.states, exchange, strict=True) if counts]
     if not all(rows):
         raise ValueError("the tree has exchanges without scores: search its scene anew to change the weights")
     scores = np.array(rows, dtype=np.float64).reshape(len(rows), len(task.criteria))
-    paths: list[list[int]] = []
-    for node, above in enumerate(parent):
-        before = paths[above] if above >= 0 else []
-        paths.append([*before, int(number[node])] if exchange[node] else before)
+    turns: list[list[int]] = []
+    for node, above in enumerate(forest.parent.tolist()):
+        before = turns[above] if above >= 0 else []
+        turns.append([*before, int(turn_of[node])] if exchange[node] else before)
+    leaves = [leaf for leaf in forest.leaves.tolist() if turns[leaf]]
+    statuses = [tree.states[leaf].status for leaf in leaves]
+    visits = tree.visits.double().where(forest.num_children == 0, 0.0)
+    below = forest.subtree_sum(visits)
 
-    def returns(weights: Sequence[float] | None = None) -> Float[Tensor, " leaves"]:
-        reward = task.reward(scores, weights).tolist()
-        found = [
-            task.trajectory_return([reward[turn] for turn in paths[leaf]], tree.states[leaf].status)
-            if paths[leaf]
-            else 0.0
-            for leaf in leaves
+    def under(weights: Sequence[float] | None) -> SearchTree[DialogueState]:
+        earned = task.reward(scores, weights)
+        each, reward = earned.tolist(), torch.zeros_like(tree.reward)
+        reward[torch.tensor(exchange)] = torch.from_numpy(earned)
+        found = torch.zeros_like(tree.value)
+        found[leaves] = torch.tensor(
+            [
+                task.trajectory_return([each[turn] for turn in turns[leaf]], status)
+                for leaf, status in zip(leaves, statuses, strict=True)
+            ],
+            dtype=found.dtype,
+        )
+        # A leaf's own value does not depend on its visits.
+        value = torch.where(forest.num_children == 0, found, forest.subtree_sum(visits * found) / below)
+        return replace(tree, reward=reward, value=value)
+
+    return under
+
+
+def drawn_conditions(task: Task, wishes: Wishes, count: int, seed: int) -> Callable[[], list[Condition]]:
+    """What draws ``count`` wishes at each call, as conditions of training; see `gflowdial.training.trees.TreeCollator`.
+
+    The loss at a wish weighs τ over the geometric mean of the range: residuals in nats grow as 1/τ, their squares as
+    1/τ², and without it the coldest wishes had nearly all of the gradient.
+    """
+    generator, typical = torch.Generator().manual_seed(seed), math.sqrt(math.prod(wishes.temperatures))
+    # A tree is asked for by many wishes; trees that grow are others at each step.
+    known = lru_cache(maxsize=512)(partial(reweighted, task))
+
+    def under(weights: tuple[float, ...] | None, tree: SearchTree[DialogueState]) -> SearchTree[DialogueState]:
+        return tree if weights is None else known(tree)(weights)
+
+    def draw() -> list[Condition]:
+        drawn = [wishes.draw(generator) for _ in range(count)]
+        return [
+            Condition(wishes.vector(wish), wish.temperature, partial(under, wish.weights), wish.temperature / typical)
+            for wish in drawn
         ]
-        return torch.tensor(found, dtype=torch.float64)
 
-    return returns
+    return draw

@@ -34,9 +34,9 @@ class Conditioned(nn.Module):
         return self.log_scale.in_features
 
     def forward(
-        self, states: Float[Tensor, "reads branchings width"], condition: Float[Tensor, "reads conditions"]
+        self, states: Float[Tensor, "reads branchings width"], condition: Float[Tensor, "rows conditions"]
     ) -> Float[Tensor, "reads branchings width"]:
-        """The states at their conditions.
+        """The states at their conditions, one row each.
 
         Raises:
             ValueError: if there is not one condition of the right size per state.

@@ -23,7 +23,7 @@ from gflowdial.losses.inputs import require_finite
 from gflowdial.losses.likelihood import behaviour_cloning, maximum_likelihood
 from gflowdial.losses.modified import modified_detailed_balance, modified_subtrajectory_balance
 from gflowdial.losses.penalties import huber, linex, log_cosh, squared
-from gflowdial.losses.preference import direct_preference
+from gflowdial.losses.preference import dpo
 from gflowdial.losses.reading import LOSSES, Loss, Reading, Sum, inputs_of, loss_on
 from gflowdial.losses.relative import relative_subtrajectory_balance, relative_trajectory_balance
 from gflowdial.losses.released import released_flow_balance, released_kl, released_preference, value_margin
@@ -41,7 +41,7 @@ __all__ = [
     "behaviour_cloning",
     "clipped_trajectory_balance",
     "detailed_balance",
-    "direct_preference",
+    "dpo",
     "dynamics_likelihood",
     "expected_detailed_balance",
     "flow_matching",

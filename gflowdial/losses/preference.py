@@ -8,7 +8,7 @@ from gflowdial.losses.reduction import weighted_tree_mean
 from gflowdial.shapes import Float, Tensor
 
 
-def direct_preference(
+def dpo(
     log_pf: Float[Tensor, " edges"],
     log_reference: Float[Tensor, " edges"],
     search_value: Float[Tensor, " edges"],

@@ -145,7 +145,7 @@ def released_preference(
     """``-log σ(beta · [(log P_F - log P_ref)(a) - (log P_F - log P_ref)(a⁻)])``: the mean over the turns of each path.
 
     DPO of every searched action against those of `value_margin`, whatever the search found of either;
-    `direct_preference` prefers by the search's values.
+    `dpo` prefers by the search's values.
 
     Args:
         log_pf: forward log-probability of each action, ``[edges]``.

@@ -5,7 +5,7 @@ from gflowdial.search.adapters import HistoryEnvironment, SearchView
 from gflowdial.search.enumeration import enumerate_tree
 from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, SearchEnvironment, Transition, count_steps
 from gflowdial.search.files import TreeFileError, read_trees_file, search_to_file, tree_seed, write_trees
-from gflowdial.search.growth import grow
+from gflowdial.search.growth import grow, unite
 from gflowdial.search.mcts import search
 from gflowdial.search.selection import SearchConfig, selection_policy
 from gflowdial.search.tree import SearchTree
@@ -30,6 +30,7 @@ __all__ = [
     "search_to_file",
     "selection_policy",
     "tree_seed",
+    "unite",
     "write_trees",
 ]
 

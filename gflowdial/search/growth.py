@@ -193,3 +193,61 @@ class _Growth(Generic[State]):
         while self.parent[path[-1]] >= 0:
             path.append(self.parent[path[-1]])
         return path[::-1]
+
+
+def unite(trees: Sequence[SearchTree[State]]) -> SearchTree[State]:
+    """One tree of several of the same roots: what any of them holds is in it once.
+
+    Visit counts add up, and the mean returns are those of all simulations together. A node is expanded if it is in one
+    of them; its prior is the first that was asked.
+
+    Args:
+        trees: with the same roots in the same order; equal actions lead to equal states, as in a world without chance.
+
+    Raises:
+        ValueError: there are none, or their roots differ.
+    """
+    if not trees:
+        raise ValueError("there are no trees to unite")
+    first, *others = trees
+    roots = [first.states[root] for root in first.forest.roots.tolist()]
+    if any([tree.states[root] for root in tree.forest.roots.tolist()] != roots for tree in others):
+        raise ValueError("the trees have other roots: unite those of the same scenes in the same order")
+    columns = {name: getattr(first, name).tolist() for name in _KEPT}
+    states, parent = list(first.states), first.forest.parent.tolist()
+    total = (first.value * first.visits).tolist()
+    known = {
+        (above, states[node] if columns["chance"][above] else columns["action"][node]): node
+        for node, above in enumerate(parent)
+        if above >= 0
+    }
+    for tree in others:
+        place: list[int] = []
+        rows = {name: getattr(tree, name).tolist() for name in _KEPT}
+        started = iter(first.forest.roots.tolist())
+        for node, above in enumerate(tree.forest.parent.tolist()):
+            if above < 0:
+                place.append(next(started))
+            else:
+                key = place[above], tree.states[node] if rows["chance"][above] else rows["action"][node]
+                place.append(known.setdefault(key, len(states)))
+            here, value = place[-1], float(tree.value[node]) * rows["visits"][node]
+            if here == len(states):
+                states.append(tree.states[node])
+                parent.append(place[above])
+                total.append(value)
+                for name in _KEPT:
+                    columns[name].append(rows[name][node])
+                continue
+            total[here] += value
+            columns["visits"][here] += rows["visits"][node]
+            columns["expanded"][here] |= rows["expanded"][node]
+            if math.isnan(columns["log_prior"][here][0]):
+                columns["log_prior"][here] = rows["log_prior"][node]
+    made = {name: torch.tensor(column, dtype=getattr(first, name).dtype) for name, column in columns.items()}
+    value = torch.tensor(total, dtype=torch.float64) / made["visits"].clamp(min=1)
+    whole = SearchTree(forest=Forest.from_parents(torch.tensor(parent)), states=tuple(states), value=value, **made)
+    return SearchTree.merge(whole.split())
+
+
+_KEPT = ("action", "reward", "visits", "log_prior", "ended", "expanded", "chance", "log_chance")

@@ -111,11 +111,12 @@ METHODS: Mapping[str, _Builder] = {
     "afpo_released_second": _released(flow=losses.released_flow_balance),
     "afpo_without_flow_balance": _released(preference=losses.released_preference),
     "afpo_without_process_supervision": _released(False, flow=losses.released_flow_balance, kl="released_kl"),
-    "dpo": lambda untried, **_: Method(losses.direct_preference, untried),
     "afpo_paper_edge": _published(variant="paper", flow="edge"),
     "afpo_paper_state": _published(variant="paper", flow="state", read_leaves=True),
 }
 """By name, a function of the settings of `method` that gives the method; it takes those it needs."""
+ON_POLICY = frozenset(("grpo", "policy_gradient", "ppo", "reinforce", "rloo"))
+"""Losses whose gradient is that of their objective on rollouts of the current policy alone."""
 
 
 def method_names() -> list[str]:
@@ -156,4 +157,4 @@ def method(
     if name in METHODS:
         return METHODS[name](untried=untried, kl_weight=kl_weight, ranking_weight=ranking_weight)
     settings = {"decay": decay} if "decay" in parameters else {}
-    return Method(partial(LOSSES[name], **{**settings, **options}), untried)
+    return Method(partial(LOSSES[name], **{**settings, **options}), untried, on_policy=name in ON_POLICY)

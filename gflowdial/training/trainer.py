@@ -1,6 +1,6 @@
 """Training a language-model policy with `transformers.Trainer`. Needs the extra ``lm``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -8,12 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gflowdial.estimators.language_model import LanguageModelPolicy
-from gflowdial.losses import Loss, inputs_of, loss_on
+from gflowdial.estimators.language_model import LanguageModelPolicy, PolicyOutput
+from gflowdial.losses import Loss, Sum, inputs_of, loss_on
 from gflowdial.losses.reading import loss_named
 from gflowdial.search.tree import SearchTree
-from gflowdial.training.readings import read_trees
-from gflowdial.training.trees import EncodedTree, TreeBatch, TreeCollator, Untried
+from gflowdial.training.conditions import policy_inputs, readings
+from gflowdial.training.rollouts import Rollouts
+from gflowdial.training.trees import Condition, EncodedTree, TreeBatch, TreeCollator, Untried
 
 try:
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -41,8 +42,9 @@ class FlowTrainer(Trainer):
     """`transformers.Trainer` on search trees: a batch is a forest, packed into as few forward passes as fit.
 
     Devices, mixed precision, logging, checkpoints and their resumption are the parent's; checkpoints are written by
-    `LanguageModelPolicy.save_pretrained`. For a loss that reads the reference policy it is read once, before training:
-    its weights do not change.
+    `LanguageModelPolicy.save_pretrained`. For a loss that reads the reference policy it is read once per tree: its
+    weights do not change. With `Rollouts` the trees grow: each step the policy's own trajectories join those of the
+    batch. The log has the terms of a `losses.Sum` by name, and the environment steps taken so far.
 
     Args:
         policy: the policy to train.
@@ -58,6 +60,11 @@ class FlowTrainer(Trainer):
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too, for losses with a free flow there.
         anchor_frontier: whether leaves that have not ended are anchored as if they had; see `TreeCollator`.
+        conditions: draws the conditions of a batch, for a policy that depends on one; see `TreeCollator`.
+        validation: trees on which ``evaluate`` computes the loss, ``eval_loss``.
+        measure: further figures of the policy at an evaluation, such as its exact return, by name.
+        rollouts: how the trees grow; None: they stay as they are.
+        on_policy: whether a step learns from its own rollouts alone, as policy gradients must.
         callbacks: the parent's.
 
     Raises:
@@ -78,10 +85,17 @@ class FlowTrainer(Trainer):
         floor: float = 0.1,
         read_leaves: bool = False,
         anchor_frontier: bool = False,
+        conditions: Callable[[], Sequence[Condition]] | None = None,
+        validation: Sequence[SearchTree[Any]] = (),
+        measure: Callable[[], Mapping[str, float]] | None = None,
+        rollouts: Rollouts[Any] | None = None,
+        on_policy: bool = False,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if not trees:
             raise ValueError("there are no trees to train on")
+        if on_policy and rollouts is None:
+            raise ValueError("on_policy is set and there are no rollouts: say how the policy acts")
         self.loss = loss_named(loss)
         self.collator = TreeCollator(
             branch,
@@ -92,16 +106,21 @@ class FlowTrainer(Trainer):
             anchor_frontier,
             args.tokens_per_pass,
             policy.continuations,
+            conditions,
         )
-        parts = [part for tree in trees for part in (tree.split() if tree.forest.num_trees > 1 else [tree])]
-        self.trees = [EncodedTree(tree, tokens(tree)) for tree in parts]
+        self.tokens, self.measure, self.rollouts, self.on_policy = tokens, measure, rollouts, on_policy
+        self.trees, self.validation = self._encoded(trees), self._encoded(validation)
+        self.environment_steps = 0
+        self._terms: dict[str, list[Tensor]] = {}
         # The parent drops what the model's forward does not name; trees are not columns.
         args.remove_unused_columns = False
         super().__init__(
             model=policy,
             args=args,
-            data_collator=self.collator,
-            train_dataset=self.trees,
+            # Trees that grow are looked up by their numbers when a step begins.
+            data_collator=self.collator if rollouts is None else lambda numbers: {"numbers": numbers},
+            train_dataset=self.trees if rollouts is None else range(len(self.trees)),
+            eval_dataset=self.validation or None,
             callbacks=callbacks,
         )
 
@@ -109,26 +128,49 @@ class FlowTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The parent's training, after the reference policy was read, if the loss reads it."""
-        if inputs_of(self.loss) & {"log_reference", "log_reference_policy"}:
-            self.read_reference()
+        # The parent holds these very lists.
+        self.trees[:], self.validation[:] = self.with_reference(self.trees), self.with_reference(self.validation)
         return super().train(*args, **kwargs)
 
+    def _encoded(self, trees: Sequence[SearchTree[Any]]) -> list[EncodedTree]:
+        parts = [part for tree in trees for part in (tree.split() if tree.forest.num_trees > 1 else [tree])]
+        return [EncodedTree(tree, self.tokens(tree)) for tree in parts]
+
     @torch.no_grad()
-    def read_reference(self) -> None:
-        """Let every tree carry the reference policy's log-probabilities."""
+    def with_reference(self, trees: list[EncodedTree]) -> list[EncodedTree]:
+        """The trees with the reference policy's log-probabilities, if the loss reads them."""
+        if not any("reference" in name for name in inputs_of(self.loss)):
+            return trees
         policy = cast(LanguageModelPolicy, self.model).eval()
         device = policy.reference_head.device
         known: list[EncodedTree] = []
-        for part in self.collator.passes(self.trees):
+        for part in self.collator.passes(trees):
             batch = self.collator.collate(part)
             reads = [int(self.collator.reads(each.tree).sum()) for each in part]
             read = torch.split(policy.log_reference(batch.packed.to(device)).cpu(), reads)
             known += [replace(each, log_reference=rows) for each, rows in zip(part, read, strict=True)]
-        # The parent holds this very list.
-        self.trees[:] = known
+        return known
+
+    def roll_out(self, numbers: Sequence[int]) -> list[EncodedTree]:
+        """What a step learns from at these trees: rollouts of the present policy, and what is replayed beside them."""
+        rollouts, step = cast(Rollouts[Any], self.rollouts), self.state.global_step
+        cast(nn.Module, self.model).eval()
+        before = [self.trees[number].tree for number in numbers]
+        if self.on_policy:
+            looked_at = rollouts.fresh(before, step)
+            self.environment_steps += sum(steps_of(tree) for tree in looked_at)
+        else:
+            grown = rollouts.grown(before, step)
+            self.environment_steps += sum(map(steps_of, grown)) - sum(map(steps_of, before))
+            for number, tree in zip(numbers, grown, strict=True):
+                self.trees[number] = EncodedTree(tree, ())
+            looked_at = [rollouts.drawn(*pair, step) for pair in zip(before, grown, strict=True)]
+        return self.with_reference(self._encoded(looked_at))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """The mean over all trees of the batch, in its passes; processes exchange gradients after the last."""
+        if "numbers" in inputs:
+            inputs = dict(self.collator(self.roll_out(inputs["numbers"])))
         passes: list[TreeBatch] = inputs["passes"]
         trees = sum(batch.forest.num_trees for batch in passes)
         total = torch.zeros((), device=self.args.device)
@@ -149,9 +191,46 @@ class FlowTrainer(Trainer):
         """The loss on a batch of one pass."""
         (batch,) = inputs["passes"]
         batch = batch.to(self.args.device)
-        output = model(batch.packed)
-        loss = inputs.get("share", 1.0) * loss_on(self.loss, read_trees(output, batch))
+        output = model(*policy_inputs(batch))
+        loss = inputs.get("share", 1.0) * self._mean_loss(output, batch, log=True)
         return (loss, output) if return_outputs else loss
+
+    def _mean_loss(self, output: PolicyOutput, batch: TreeBatch, *, log: bool = False) -> Tensor:
+        """The mean over the conditions of a batch, if it has some."""
+        found = []
+        for weight, reading in readings(output, batch):
+            if isinstance(self.loss, Sum):
+                terms = self.loss.terms(reading)
+                for name, term in terms.items() if log else ():
+                    self._terms.setdefault(f"loss_{name}", []).append(term.detach())
+                found.append(weight * torch.stack(list(terms.values())).sum())
+            else:
+                found.append(weight * loss_on(self.loss, reading))
+        return torch.stack(found).mean()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The parent's log with the mean of each term since the last entry, and the environment steps so far."""
+        if "loss" in logs:
+            logs |= {name: float(torch.stack(values).mean()) for name, values in self._terms.items()}
+            self._terms.clear()
+        if self.rollouts is not None:
+            logs["environment_steps"] = self.environment_steps
+        super().log(logs, *args, **kwargs)
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """The mean loss over the validation trees, and what ``measure`` tells."""
+        model = cast(nn.Module, self.model).eval()
+        total = 0.0
+        for part in self.collator.passes(self.validation):
+            batch = self.collator.collate(part).to(self.args.device)
+            value = self._mean_loss(model(*policy_inputs(batch)), batch)
+            total += batch.forest.num_trees * float(value)
+        metrics = {f"{metric_key_prefix}_loss": total / len(self.validation)} if self.validation else {}
+        metrics |= dict(self.measure()) if self.measure is not None else {}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with the heads in a group of their own."""
@@ -177,5 +256,13 @@ class FlowTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:  # noqa: ARG002
         self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
 
+    def _load_best_model(self) -> None:
+        self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.accelerator.unwrap_model(model or self.model).load_weights(resume_from_checkpoint)
+
+
+def steps_of(tree: SearchTree[Any]) -> int:
+    """How many environment steps a tree shows: an action per node, or per outcome of chance."""
+    return int((~tree.chance).sum()) - tree.forest.num_trees

@@ -1,7 +1,7 @@
 """Search trees as batches that a policy is trained on."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from gflowdial.search.tree import SearchTree
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
-__all__ = ["EncodedTree", "TreeBatch", "TreeCollator", "Untried"]
+__all__ = ["Condition", "EncodedTree", "Targets", "TreeBatch", "TreeCollator", "Untried"]
 
 Untried = Literal["free", "masked", "floor"]
 """What becomes of an action that was not tried at a state that was gone on from.
@@ -46,6 +46,39 @@ class EncodedTree:
 
 
 @dataclass(frozen=True, eq=False)
+class Condition:
+    """What is asked of a policy that depends on a condition.
+
+    Attributes:
+        vector: ``[conditions]`` what the policy reads of it.
+        temperature: τ of the target R = exp(G/τ).
+        under: a tree with its rewards, returns and values under the condition.
+        weight: of the loss at the condition.
+    """
+
+    vector: Float[Tensor, " conditions"]
+    temperature: float
+    under: Callable[[SearchTree[Any]], SearchTree[Any]]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The targets of a batch at one condition; the fields of a `TreeBatch` of these names, and two of a `Condition`."""
+
+    vector: Float[Tensor, " conditions"]
+    weight: float
+    log_q: Float[Tensor, " nodes"]
+    mean_return: Float[Tensor, " nodes"]
+    log_reward: Float[Tensor, " leaves"]
+    log_turn_reward: Float[Tensor, " nodes"]
+
+    def to(self, device: torch.device | str) -> "Targets":
+        """The same targets on another device."""
+        return replace(self, **{name: field.to(device) for name, field in vars(self).items() if name != "weight"})
+
+
+@dataclass(frozen=True, eq=False)
 class TreeBatch:
     """Trees as one forest, the prefixes to be read, and the targets; everything in nats.
 
@@ -54,7 +87,7 @@ class TreeBatch:
         forest: the trees; under ``untried="floor"`` with a leaf for every untried action.
         row: ``[nodes]`` which read belongs to a node; −1 where none does.
         action: ``[nodes]`` the action that led to a node; −1 at roots and at outcomes of chance.
-        visits: ``[nodes]`` visit counts; 0 at leaves that stand for untried actions.
+        visits: ``[nodes]`` visit counts; 0 where rollouts passed, and at leaves that stand for untried actions.
         log_q: ``[nodes]`` Q/τ.
         mean_return: ``[nodes]`` Q itself, in units of the return.
         log_reward: ``[leaves]`` log R = G/τ, G of a leaf that has not ended the mean return of its simulations.
@@ -68,6 +101,7 @@ class TreeBatch:
         log_prior: ``[reads, actions]`` log-probabilities of the search's prior; NaN where it was not asked.
         masked: whether P_F is normalised over the tried actions, as ``untried="masked"`` has it.
         log_reference: ``[reads, actions]`` log P_ref, if all trees came with it.
+        targets: the targets at each condition that was drawn for the batch; none where the policy depends on none.
     """
 
     packed: PackedPrefixes
@@ -87,11 +121,17 @@ class TreeBatch:
     log_prior: Float[Tensor, "reads actions"]
     masked: bool
     log_reference: Float[Tensor, "reads actions"] | None
+    targets: tuple[Targets, ...] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TreeBatch":  # noqa: ARG002 (accelerate's)
         """The same batch on another device."""
         fields = {name: field.to(device) for name, field in vars(self).items() if hasattr(field, "to")}
-        return replace(self, **fields)
+        return replace(self, **fields, targets=tuple(targets.to(device) for targets in self.targets))
+
+    def at(self, targets: Targets) -> "TreeBatch":
+        """The same trees with the targets of a condition."""
+        given = {name: field for name, field in vars(targets).items() if name not in ("vector", "weight")}
+        return replace(self, **given, targets=())
 
 
 @dataclass(frozen=True)
@@ -108,6 +148,7 @@ class TreeCollator:
             simulated from them. The exact flow then has a loss above 0.
         tokens_per_pass: how many tokens a `TreeBatch` may hold; a larger tree has one of its own.
         continuations: what follows ``branch`` at the further reads of a state; see `pack_prefixes`.
+        conditions: draws the conditions of a batch, for a policy that depends on one; not with ``untried="floor"``.
     """
 
     branch: Sequence[int]
@@ -118,8 +159,11 @@ class TreeCollator:
     anchor_frontier: bool = False
     tokens_per_pass: int = 4096
     continuations: Sequence[Sequence[int]] = ()
+    conditions: Callable[[], Sequence[Condition]] | None = None
 
     def __post_init__(self) -> None:
+        if self.conditions is not None and self.untried == "floor":
+            raise ValueError("untried is 'floor', which a policy that depends on a condition has not: choose 'free'")
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}: give a τ above 0")
         if not self.floor > 0:
@@ -178,7 +222,8 @@ class TreeCollator:
         nodes = {
             "row": row,
             "action": action,
-            "visits": whole.visits.float(),
+            # What the prior did in rollouts is no choice of the search.
+            "visits": (whole.visits * whole.expanded).float(),
             "log_q": whole.value / self.temperature,
             "mean_return": whole.value.float(),
             "log_turn_reward": (whole.reward / self.temperature).float(),
@@ -212,8 +257,22 @@ class TreeCollator:
             masked=self.untried == "masked",
             log_reference=torch.cat(references).float() if len(references) == len(trees) else None,
             log_chance=nodes.pop("log_chance", None),
+            targets=tuple(_targets(trees, each) for each in (self.conditions() if self.conditions else ())),
             **nodes,
         )
+
+
+def _targets(trees: Sequence[EncodedTree], condition: Condition) -> Targets:
+    tree = SearchTree.merge([condition.under(each.tree) for each in trees])
+    log_q = (tree.value / condition.temperature).float()
+    return Targets(
+        vector=condition.vector,
+        weight=condition.weight,
+        log_q=log_q,
+        mean_return=tree.value.float(),
+        log_reward=log_q[tree.forest.leaves],
+        log_turn_reward=(tree.reward / condition.temperature).float(),
+    )
 
 
 def _among_seen(log_chance: Tensor, chance: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:

@@ -133,7 +133,7 @@ def group_relative(loss: Callable[..., Tensor]) -> Loss:
 
 def preference(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
     del log_reward
-    return losses.direct_preference(log_pf, log_pb, log_flow[forest.edge_child], forest)
+    return losses.dpo(log_pf, log_pb, log_flow[forest.edge_child], forest)
 
 
 def released(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:

@@ -167,24 +167,24 @@ def test_the_mean_over_the_negatives_is_the_expectation_of_a_random_one() -> Non
     assert found == pytest.approx(sum(drawn) / len(drawn), abs=0.02)
 
 
-def test_direct_preference_by_its_formula() -> None:
+def test_dpo_by_its_formula() -> None:
     # Node 0 has three children, of which two are as good; node 1 has one, which has no sibling.
     forest = Forest.from_parents(torch.tensor([-1, 0, 0, 0, 1]))
     search = torch.tensor([0.9, 0.5, 0.5, 0.1])
     log_pf, reference = torch.tensor([-0.2, -1.0, -2.0, -3.0]), torch.tensor([-1.0, -1.0, -1.0, -1.0])
     terms = [-math.log(1 / (1 + math.exp(-0.5 * (0.8 - other)))) for other in (0.0, -1.0)]
-    found = losses.direct_preference(log_pf, reference, search, forest, beta=0.5)
+    found = losses.dpo(log_pf, reference, search, forest, beta=0.5)
     assert float(found) == pytest.approx(sum(terms) / 2)
 
 
-def test_direct_preference_rests_at_no_policy_but_orders_the_actions() -> None:
+def test_dpo_rests_at_no_policy_but_orders_the_actions() -> None:
     forest = Forest.from_parents(torch.tensor([-1, 0, 0]))
     logits = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.SGD([logits], lr=1.0)
     for _ in range(200):
         optimiser.zero_grad()
         log_pf = logits.log_softmax(0)
-        losses.direct_preference(log_pf, torch.zeros(2).double(), torch.tensor([0.5, 0.4]), forest, beta=1.0).backward()
+        losses.dpo(log_pf, torch.zeros(2).double(), torch.tensor([0.5, 0.4]), forest, beta=1.0).backward()
         optimiser.step()
     # Q of 0.5 and 0.4 are nearly equal, and yet the worse action all but vanishes.
     assert float(log_pf[1].detach()) < math.log(0.01)

@@ -8,7 +8,8 @@ from gflowdial.training.methods import method, method_names
 
 LOG_POLICY = np.log([0.5, 0.3, 0.2])
 LOG_VALUE = np.array([0.0, 0.1, 2.0])
-BY_VALUE = {"afpo_released", "afpo_paper_edge", "afpo_paper_state"}
+RELEASED = {"afpo_released_first", "afpo_released_second", "afpo_without_flow_balance"}
+BY_VALUE = RELEASED | {"afpo_paper_edge", "afpo_paper_state"}
 
 
 @pytest.mark.parametrize("name", method_names())

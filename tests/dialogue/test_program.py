@@ -44,7 +44,7 @@ def test_without_the_extra_it_says_how_to_install_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["search", "train", "evaluate", "run", "chat"])
+@pytest.mark.parametrize("command", ["search", "train", "evaluate", "run", "study", "chat"])
 def test_every_command_has_its_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

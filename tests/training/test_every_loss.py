@@ -5,6 +5,7 @@ The numbers are reference values, computed without readings.
 
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -56,27 +57,20 @@ ON_TREES = {
     ("masked", "behaviour_cloning"): (1.508450984954834, 0.9754273891448975),
     ("masked", "trajectory_balance"): (13.399979591369629, 11.739818572998047),
     ("masked", "subtrajectory_balance"): (8.72121810913086, 7.826066493988037),
-    ("masked", "afpo_released"): (13.329358100891113, 27.046649932861328),
-    ("masked", "afpo_paper_edge"): (6.757750034332275, 12.239824295043945),
-    ("masked", "afpo_paper_state"): (12.662762641906738, 18.016780853271484),
     ("masked", "afpo_anchored"): (5.552008152008057, 6.743337154388428),
     ("floor", "behaviour_cloning"): (1.508450984954834, 0.9754273891448975),
     ("floor", "trajectory_balance"): (13.171353340148926, 14.554372787475586),
     ("floor", "subtrajectory_balance"): (9.247200965881348, 9.048786163330078),
-    ("floor", "afpo_released"): (13.329358100891113, 27.046649932861328),
-    ("floor", "afpo_paper_edge"): (6.757750034332275, 12.239824295043945),
-    ("floor", "afpo_paper_state"): (12.662762641906738, 18.016780853271484),
     ("floor", "afpo_anchored"): (7.461132049560547, 7.156319618225098),
     ("free", "behaviour_cloning"): (1.508450984954834, 0.9754273891448975),
     ("free", "trajectory_balance"): (23.63710594177246, 24.219268798828125),
     ("free", "subtrajectory_balance"): (15.561171531677246, 15.831859588623047),
-    ("free", "afpo_released"): (13.329358100891113, 27.046649932861328),
-    ("free", "afpo_paper_edge"): (6.757750034332275, 12.239824295043945),
-    ("free", "afpo_paper_state"): (12.662762641906738, 18.016780853271484),
     ("free", "afpo_anchored"): (9.303961753845215, 11.904735565185547),
 }
 # In an environment the world has no model that this loss could train.
 TRAINS_A_MODEL_OF_THE_WORLD = {"dynamics_likelihood"}
+# Their gradient is an estimate of that of the policy's objective: a step need not lower their value.
+SURROGATES = {"policy_gradient", "reinforce", "ppo", "rloo", "grpo"}
 STOPS, IS_A_TREE = {"stopping"}, {"chance"}
 
 
@@ -104,7 +98,7 @@ def direct(name: str, reading: Reading) -> torch.Tensor:
     source = reading if part is None else reading[part]
     if name == "reference_kl":
         return LOSSES[name](reading["log_policy"], reading["log_reference_policy"], reading["tree"])
-    names = inputs_of(LOSSES[name]) if part is None else set(source) - ({"forest"} if part == "states" else set())
+    names = set(signature(LOSSES[name]).parameters) & set(source)
     return LOSSES[name](**{each: source[each] for each in names})
 
 
@@ -142,7 +136,8 @@ def test_every_loss_trains_an_estimator_in_an_environment(place: str, name: str)
     )
     assert done.sampled is not None
     assert any(not torch.equal(old, new) for old, new in zip(before, estimator.parameters(), strict=True))
-    assert loss_on(name, read_trajectories(environment, estimator, done.sampled)) < done.loss
+    after = loss_on(name, read_trajectories(environment, estimator, done.sampled))
+    assert after.isfinite() if name in SURROGATES else after < done.loss
 
 
 @pytest.mark.parametrize(("untried", "name"), ON_TREES)
@@ -193,7 +188,10 @@ def test_every_loss_trains_a_language_model_on_trees(
         with torch.no_grad():
             return read_trees(policy.eval()(batch.packed), batch)
 
-    found = loss_on(name, reading())
+    found, before = loss_on(name, reading()), policy.policy_head.weight.detach().clone()
     assert found == direct(name, reading())
     trainer.train()
-    assert loss_on(name, reading()) < found
+    if name in SURROGATES:
+        assert not torch.equal(policy.policy_head.weight, before)
+    else:
+        assert loss_on(name, reading()) < found

@@ -151,7 +151,8 @@ def test_a_reading_has_the_inputs_that_are_listed() -> None:
     output = PolicyOutput(
         *(torch.zeros(batch.tried.shape).log_softmax(1) for _ in range(2)), torch.zeros(len(batch.tried))
     )
-    assert set(read_trees(output, batch)) == TREE_INPUTS - {"log_reference", "log_reference_policy"}
+    of_reference = {"log_reference", "log_reference_policy", "negative_log_reference"}
+    assert set(read_trees(output, batch)) == TREE_INPUTS - of_reference
     assert set(read_trees(output, replace(batch, log_reference=output.log_policy))) == TREE_INPUTS
 
 

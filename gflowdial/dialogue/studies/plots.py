@@ -1,0 +1,106 @@
+"""The figure of a study; the same results give the same file."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from gflowdial.dialogue.report import COLUMNS, Estimate
+from gflowdial.dialogue.studies.records import Place
+from gflowdial.dialogue.studies.study import Plot
+
+Drawn: TypeAlias = tuple[str, Place, Mapping[str, Estimate | None]]
+"""A row, its place on the axes, and its values by measure."""
+
+
+def plot(figure: Plot, rows: Sequence[Drawn], caption: str, path: Path) -> None:
+    """Draw the measures of a figure, one panel each, with the caption below.
+
+    Args:
+        figure: what to draw.
+        rows: what was found.
+        caption: what is simulated and what is real.
+        path: of the SVG file.
+    """
+    import matplotlib
+
+    matplotlib.use("svg")
+    # Fixed ids and no date, so that a file changes with its results only.
+    matplotlib.rcParams["svg.hashsalt"] = "gflowdial"
+    import matplotlib.pyplot as plt
+
+    height = 4.5 if figure.x else 1.5 + 0.28 * len(rows)
+    canvas, axes = plt.subplots(
+        1, len(figure.y), figsize=(6 * len(figure.y), height), layout="constrained", squeeze=False
+    )
+    for axis, measure in zip(axes[0], figure.y, strict=True):
+        if figure.x is None:
+            _bars(axis, measure, rows)
+        else:
+            _lines(axis, measure, rows, figure.x, figure.lines)
+        axis.grid(alpha=0.3)
+    if figure.x:
+        axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    canvas.supxlabel("\n".join(textwrap.wrap(caption, 45 * len(figure.y) + 45)), fontsize=7)
+    canvas.savefig(path, metadata={"Date": None})
+    plt.close(canvas)
+
+
+def _bars(axis: Any, measure: str, rows: Sequence[Drawn]) -> None:
+    """A point and its interval per row, the first at the top."""
+    known = [(row, at, value) for row, at, values in rows if (value := values.get(measure)) is not None]
+    labels = [
+        " ".join([row.replace("_", " "), *(f"{name} {place}" for name, place in at.items())]) for row, at, _ in known
+    ]
+    places = list(range(len(known), 0, -1))
+    axis.errorbar(
+        [value.mean for *_, value in known], places, xerr=_errors([value for *_, value in known]), fmt="o", capsize=2
+    )
+    axis.set_yticks(places, labels, fontsize=7)
+    axis.set_xlabel(_title(measure))
+
+
+def _lines(axis: Any, measure: str, rows: Sequence[Drawn], x: str, lines: str | None) -> None:
+    """A line per policy; a policy without a place on the axis is a level line."""
+    series: dict[str, list[tuple[float | str, Estimate]]] = {}
+    levels: dict[str, float] = {}
+    for row, at, values in rows:
+        if (value := values.get(measure)) is None:
+            continue
+        place = at.get(x)
+        if place is None and (measured := values.get(x)) is not None:
+            place = measured.mean
+        label = row.replace("_", " ") + (f", {lines} {at[lines]}" if lines is not None and lines in at else "")
+        if place is None:
+            levels.setdefault(label, value.mean)
+        else:
+            series.setdefault(label, []).append((place, value))
+    for label, points in series.items():
+        if all(isinstance(place, float | int) for place, _ in points):
+            points.sort(key=lambda point: float(point[0]))
+        found = [value for _, value in points]
+        axis.errorbar(
+            [place for place, _ in points],
+            [value.mean for value in found],
+            yerr=_errors(found),
+            marker="o",
+            capsize=2,
+            label=label,
+        )
+    for number, (label, level) in enumerate(levels.items()):
+        axis.axhline(level, linestyle="--", linewidth=1, color=f"C{(len(series) + number) % 10}", label=label)
+    numbers = [float(place) for points in series.values() for place, _ in points if isinstance(place, float | int)]
+    if numbers and min(numbers) > 0 and max(numbers) >= 8 * min(numbers):
+        axis.set_xscale("log")
+    axis.set(xlabel=_title(x), ylabel=_title(measure))
+
+
+def _errors(values: Sequence[Estimate]) -> list[list[float]]:
+    return [
+        [0.0 if value.low is None else value.mean - value.low for value in values],
+        [0.0 if value.high is None else value.high - value.mean for value in values],
+    ]
+
+
+def _title(measure: str) -> str:
+    return COLUMNS.get(measure, (measure.replace("_", " "), 3))[0]

@@ -1,0 +1,76 @@
+"""Trajectories of the policy in training, as parts of the trees that it learns from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
+
+import numpy as np
+import torch
+
+from gflowdial.search.environment import AnyEnvironment, State
+from gflowdial.search.growth import RolloutPolicy, grow
+from gflowdial.search.tree import SearchTree
+
+
+@dataclass(frozen=True)
+class Rollouts(Generic[State]):
+    """How a trainer lets its trees grow, step by step.
+
+    Attributes:
+        environment: the world.
+        policy: who acts: the policy in training, read at its present weights.
+        number: trajectories per tree and step; with 0 trees do not grow, and are replayed alone.
+        seed: of all draws.
+        epsilon: the share of uniform exploration; see `gflowdial.search.grow`.
+        temperature: of sampling; see `gflowdial.search.grow`.
+        replay: how many of the older trajectories of a tree a step looks at again, drawn evenly among its leaves; None:
+            the whole tree.
+    """
+
+    environment: AnyEnvironment[State]
+    policy: RolloutPolicy[State]
+    number: int
+    seed: int = 0
+    epsilon: float = 0.1
+    temperature: float = 1.0
+    replay: int | None = None
+
+    def fresh(self, trees: Sequence[SearchTree[State]], step: int) -> list[SearchTree[State]]:
+        """Trees of the policy's own trajectories alone, from the roots of ``trees``.
+
+        Actions are drawn from the policy as it is, and every node counts as expanded: its visit count is the number of
+        trajectories through it.
+        """
+        roots = SearchTree.begin([tree.states[0] for tree in trees], trees[0].num_actions)
+        grown = grow(self.environment, roots, self.policy, self.number, self._seeds(len(trees), step))
+        return [replace(tree, expanded=torch.ones_like(tree.expanded)) for tree in grown.split()]
+
+    def grown(self, trees: Sequence[SearchTree[State]], step: int) -> list[SearchTree[State]]:
+        """``trees`` with further trajectories of the policy."""
+        if not self.number:
+            return list(trees)
+        return grow(
+            self.environment,
+            SearchTree.merge(trees),
+            self.policy,
+            self.number,
+            self._seeds(len(trees), step),
+            epsilon=self.epsilon,
+            temperature=self.temperature,
+        ).split()
+
+    def drawn(self, before: SearchTree[State], after: SearchTree[State], step: int) -> SearchTree[State]:
+        """What a step looks at of a tree that grew from ``before``: what is new, and what is replayed."""
+        if self.replay is None:
+            return after
+        leaves = after.forest.leaves.numpy()
+        old = leaves[leaves < len(before.states)]
+        stream = np.random.default_rng([self.seed, step, len(after.states)])
+        again = stream.choice(old, min(self.replay, len(old)), replace=False)
+        looked_at = torch.zeros(len(after.states), dtype=torch.float64)
+        looked_at[len(before.states) :] = 1
+        looked_at[again] = 1
+        return after.select(after.forest.subtree_sum(looked_at) > 0)
+
+    def _seeds(self, trees: int, step: int) -> list[int]:
+        return [int(seed) for seed in np.random.default_rng([self.seed, step]).integers(2**63, size=trees)]
