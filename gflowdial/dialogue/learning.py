@@ -1,6 +1,7 @@
 """One policy is trained: on trees that may grow, over rounds, watched on validation scenes."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -135,8 +136,9 @@ def _trainer(
     keeps_best = evaluated and bool(validation)
     every: dict[str, Any] = {"eval_strategy": "no", "logging_strategy": "no"}
     if evaluated:
-        share = 1 / training.evaluations
-        every = {"eval_strategy": "steps", "eval_steps": share, "logging_strategy": "steps", "logging_steps": share}
+        steps = math.ceil(math.ceil(len(trees) / training.batch_size) * training.epochs)
+        every = dict.fromkeys(("eval_steps", "logging_steps"), float(max(1, steps // training.evaluations)))
+        every |= {"eval_strategy": "steps", "logging_strategy": "steps"}
     return FlowTrainer(
         policy.model,
         FlowTrainingArguments(

@@ -128,9 +128,13 @@ class FlowTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The parent's training, after the reference policy was read, if the loss reads it."""
+        self.read_reference()
+        return super().train(*args, **kwargs)
+
+    def read_reference(self) -> None:
+        """Let every tree carry the reference policy's log-probabilities, if the loss reads them."""
         # The parent holds these very lists.
         self.trees[:], self.validation[:] = self.with_reference(self.trees), self.with_reference(self.validation)
-        return super().train(*args, **kwargs)
 
     def _encoded(self, trees: Sequence[SearchTree[Any]]) -> list[EncodedTree]:
         parts = [part for tree in trees for part in (tree.split() if tree.forest.num_trees > 1 else [tree])]
