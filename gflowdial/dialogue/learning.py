@@ -61,7 +61,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         trainer.train()
         trees = [each.tree for each in trainer.trees]
         history += [
-            {**entry, "round": number, "environment_steps": steps + entry.get("environment_steps", 0)}
+            {**_timeless(entry), "round": number, "environment_steps": steps + entry.get("environment_steps", 0)}
             for entry in trainer.state.log_history
         ]
         steps += trainer.environment_steps
@@ -109,6 +109,11 @@ def _validation(run: Run, setting: Setting, seed: int) -> Trees:
     if run.config.experiment == "conversation":
         return read_validation_trees(run, setting, seed) if setting.scenes.validation else []
     return _recorded(setting, setting.decisions.validation)
+
+
+def _timeless(entry: dict[str, float]) -> dict[str, float]:
+    """A log entry without what differs from one training to the next."""
+    return {name: value for name, value in entry.items() if not name.endswith(("_runtime", "_per_second"))}
 
 
 def _recorded(setting: Setting, decided: Sequence[tuple[Dialogue, list[int]]]) -> Trees:
