@@ -11,19 +11,20 @@ Run: ESCONV=PATH/FailedESConv.json python -m benchmarks label_outcomes
 
 import os
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
+from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
 
 from examples.aflow_esc.task import TASK
 from gflowdial.dialogue.config import TinyModelConfig
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.labels import agreed_outcome
 from gflowdial.dialogue.language_models import train_tiny, train_tokenizer
+from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.splits import split_by_scene
 from gflowdial.dialogue.trees import recorded_tree
@@ -47,14 +48,9 @@ def main() -> None:
     kls, relief = [], []
     for split in range(SPLITS):
         train, held_out = split_by_scene(rated, [0.8, 0.2], split)
-        tokenizer = train_tokenizer([*texts.of(train), *(f" {name}" for name in inventory.names)] * 2)
-        encoder = DialogueEncoder(tokenizer, inventory, texts, MAX_TOKENS)
-        learn, test = ([(d, t) for d in part if (t := encoder.decisions(d))] for part in (train, held_out))
         with tempfile.TemporaryDirectory() as folder:
-            transcripts = [encoder.transcript(dialogue)[:MAX_TOKENS] for dialogue in train]
-            tiny = TinyModelConfig(kind="tiny", epochs=4, batch_size=4)
-            train_tiny(tiny, tokenizer, transcripts, split, Path(folder), torch.device("cpu"))
-            encoder = replace(encoder, tokenizer=AutoTokenizer.from_pretrained(folder))
+            encoder = small_model(Path(folder), train, texts, inventory, split)
+            learn, test = ([(d, t) for d in part if (t := encoder.decisions(d))] for part in (train, held_out))
             outcomes = np.array([corpus.outcomes[dialogue.scene.id] for dialogue, _ in learn])
             found = {}
             for number, condition in enumerate(CONDITIONS):
@@ -74,8 +70,25 @@ def main() -> None:
     print("agreed outcome:", ", ".join(f"{name} {mean:.3f}" for name, mean in zip(names, means, strict=True)))
 
 
+def small_model(
+    folder: Path, train: Sequence[Dialogue], texts: DialogueTexts, inventory: Inventory, seed: int
+) -> DialogueEncoder:
+    """The encoder of a language model in ``folder`` that is trained from scratch on the dialogues."""
+    tokenizer = train_tokenizer([*texts.of(train), *(f" {name}" for name in inventory.names)] * 2)
+    encoder = DialogueEncoder(tokenizer, inventory, texts, MAX_TOKENS)
+    transcripts = [encoder.transcript(dialogue)[:MAX_TOKENS] for dialogue in train]
+    config = TinyModelConfig(kind="tiny", epochs=4, batch_size=4)
+    train_tiny(config, tokenizer, transcripts, seed, folder, torch.device("cpu"))
+    return encoder
+
+
 def trained(
-    folder: Path, encoder: DialogueEncoder, learn: Decided, outcomes: NDArray[np.float64], seed: int
+    folder: Path,
+    encoder: DialogueEncoder,
+    learn: Decided,
+    outcomes: NDArray[np.float64],
+    seed: int,
+    loss: str = "subtrajectory_balance",
 ) -> LearnedPolicy:
     """A policy on the language model in ``folder``, all of which is trained on the dialogues with these outcomes."""
     set_seed(seed)
@@ -98,7 +111,7 @@ def trained(
     trainer = FlowTrainer(
         policy,
         arguments,
-        "subtrajectory_balance",
+        loss,
         trees,
         tokens=encoder.tree_tokens,
         branch=encoder.branch,

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from gflowdial.dialogue.data_config import DataConfig, Section
 from gflowdial.dialogue.task import RoleMaker
 from gflowdial.estimators.packing import Attention
 from gflowdial.search import SearchConfig
@@ -28,10 +29,6 @@ from gflowdial.training.trees import Untried
 
 class ConfigError(ValueError):
     """Settings that cannot be used; the message names the file, the key and the way out."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -59,48 +56,7 @@ def at_temperature(name: str, default: float) -> tuple[str, float]:
     return loss, float(temperature or default)
 
 
-class DataConfig(_Section):
-    """Which conversations, and how they are split.
-
-    Attributes:
-        source: ``"bundled"`` for the scenes that come with the task, ``"generated"`` for scenes of its generator, else
-            the path of a file of recorded dialogues.
-        test: the path of a second file of recorded dialogues, which is held out; the first is for training then.
-        scenes: how many scenes are generated.
-        licence: under what licence the data are; it stands in the model card of every policy.
-        held_out: the share of scenes, or groups of generated scenes, kept for evaluation.
-        validation: the share kept for choosing settings and the length of training; it is taken off the training part.
-        split_seed: seed of the split, the same for all seeds of a run.
-        limit: at most so many scenes in all; None takes them all.
-        max_turns: recorded dialogues are cut after so many of the agent's turns; None keeps them whole.
-    """
-
-    source: str = "bundled"
-    test: str | None = None
-    scenes: Annotated[int, Field(ge=2)] | None = None
-    licence: str | None = None
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    split_seed: int = 0
-    limit: Annotated[int, Field(ge=2)] | None = None
-    max_turns: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "DataConfig":
-        if self.held_out + self.validation >= 1:
-            raise ValueError(
-                f"held_out and validation are {self.held_out:g} and {self.validation:g}: leave a share for training"
-            )
-        if (self.source == "generated") != (self.scenes is not None):
-            raise ValueError(
-                "scenes is the number of generated scenes: give it with source 'generated', and only there"
-            )
-        if self.test is not None and self.source in ("bundled", "generated"):
-            raise ValueError(f"test is {self.test!r}, but the scenes are {self.source}: give a file as source too")
-        return self
-
-
-class RolesConfig(_Section):
+class RolesConfig(Section):
     """Who plays whom; the other keys are the options of the kind.
 
     Attributes:
@@ -114,7 +70,7 @@ class RolesConfig(_Section):
     max_turns: Annotated[int, Field(ge=1)] | None = None
 
 
-class _SearchBase(_Section):
+class _SearchBase(Section):
     batch_size: Annotated[int, Field(ge=1)] = 32
 
     @model_validator(mode="after")
@@ -135,7 +91,7 @@ else:
     )
 
 
-class TinyModelConfig(_Section):
+class TinyModelConfig(Section):
     """A small causal transformer, trained from scratch on transcripts of the prior's own conversations."""
 
     kind: Literal["tiny"]
@@ -157,21 +113,21 @@ class TinyModelConfig(_Section):
         return self
 
 
-class PretrainedModelConfig(_Section):
+class PretrainedModelConfig(Section):
     """A causal language model that exists already: ``"smollm2"``, a folder, or the id of a model on a hub."""
 
     kind: Literal["pretrained"]
     name: str = "smollm2"
 
 
-class AdapterConfig(_Section):
+class AdapterConfig(Section):
     """LoRA; the paper's rank and alpha."""
 
     rank: Annotated[int, Field(ge=1)] = 32
     alpha: Annotated[int, Field(ge=1)] = 64
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How policies are trained.
 
     Attributes:
@@ -228,7 +184,7 @@ class TrainingConfig(_Section):
     attention: Attention = "sdpa"
 
 
-class WishesConfig(_Section):
+class WishesConfig(Section):
     """What a policy is wished for, where it is to serve many wishes; see `gflowdial.dialogue.wishes.Wishes`.
 
     Attributes:
@@ -242,7 +198,7 @@ class WishesConfig(_Section):
     per_step: Annotated[int, Field(ge=1)] = 4
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """How policies are evaluated.
 
     Attributes:
@@ -254,11 +210,11 @@ class EvaluationConfig(_Section):
     episodes: Annotated[int, Field(ge=1)] = 8
     search_simulations: Annotated[
         list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed), AfterValidator(_distinct)
-    ] = [64]
+    ] = [64]  # noqa: RUF012 (pydantic copies it)
     write_dialogues: bool = False
 
 
-class ComputeConfig(_Section):
+class ComputeConfig(Section):
     """Where and how things are computed.
 
     Attributes:
@@ -274,7 +230,7 @@ class ComputeConfig(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run.
 
     Attributes:

@@ -24,15 +24,9 @@ def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
     """Rows, title, caption, facts and single predictions of the label table."""
     config = setting.config
     parts, decided = setting.dialogues, setting.decisions
-    train, held_out = ([_gold(setting, *each) for each in part] for part in (decided.train, decided.held_out))
-    dialogues, true = [dialogue for dialogue, _ in decided.held_out], held_out
-    predictions: dict[str, list[Labels]] = {
-        "majority": [[np.full_like(labels, _majority(train)) for labels in true]],
-        "random": [_random(true, len(setting.inventory), seed) for seed in config.seeds],
-        **_logistic(setting, np.concatenate(train), true),
-        "lm_prior": [],
-    }
-    shares = np.bincount(np.concatenate(train), minlength=len(setting.inventory)) / sum(map(len, train))
+    dialogues = [dialogue for dialogue, _ in decided.held_out]
+    true, simple = simple_predictions(setting)
+    predictions: dict[str, list[Labels]] = {**simple, "lm_prior": []}
     # The language model as it is does not depend on the seed.
     cells = [("lm_prior", config.seeds[0]), *((m, s) for m in config.training.methods for s in config.seeds)]
     for done, (name, seed) in enumerate(cells):
@@ -44,14 +38,12 @@ def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
         found = [policy.log_policy(_prefixes([each])) for each in decided.held_out]
         predictions.setdefault(name, []).append([log_policy.argmax(axis=1) for log_policy in found])
         if name != "lm_prior":
-            # The best guess where each move counts alike, as macro-F1 counts them: P(a|s) over the share of a.
-            adjusted = [(x - np.log(np.maximum(shares, 1e-9))).argmax(axis=1) for x in found]
-            predictions.setdefault(f"{name}_balanced", []).append(adjusted)
+            predictions.setdefault(f"{name}_balanced", []).append(balanced_guesses(setting, found))
     report("done", len(cells), len(cells))
     outcomes = [setting.outcomes.get(dialogue.scene.id, np.nan) for dialogue in dialogues]
-    rows = {name: _row(true, by_seed, len(setting.inventory), outcomes) for name, by_seed in predictions.items()}
+    rows = {name: row_of(true, by_seed, len(setting.inventory), outcomes) for name, by_seed in predictions.items()}
     decisions = sum(map(len, true))
-    title = f"{decisions} moves of people in {len(true)} held-out dialogues ({len(train)} for training)"
+    title = f"{decisions} moves of people in {len(true)} held-out dialogues ({len(decided.train)} for training)"
     caption = (
         f"Gold history; a turn of several utterances has its first label. ± spans the 95% bootstrap interval over "
         f"dialogues ({_RESAMPLES} resamples), means over {len(config.seeds)} seed(s). logistic: scikit-learn's "
@@ -106,23 +98,45 @@ def _prefixes(decided: Sequence[tuple[Dialogue, list[int]]]) -> list[Dialogue]:
     return [Dialogue(dialogue.scene, dialogue.turns[:turn]) for dialogue, turns in decided for turn in turns]
 
 
-def _logistic(setting: Setting, labels: NDArray[np.int64], true: Labels) -> dict[str, list[Labels]]:
-    """Predictions of logistic regression; none where all training labels are alike."""
+def simple_predictions(setting: Setting) -> tuple[Labels, dict[str, list[Labels]]]:
+    """People's moves in the held-out dialogues, and by row what is predicted of them without a language model.
+
+    Logistic regression is left out where all training labels are alike.
+    """
+    decided, num_actions = setting.decisions, len(setting.inventory)
+    labels = np.concatenate([_gold(setting, *each) for each in decided.train])
+    true = [_gold(setting, *each) for each in decided.held_out]
+    found: dict[str, list[Labels]] = {
+        "majority": [[np.full_like(gold, np.bincount(labels).argmax()) for gold in true]],
+        "random": [_random(true, num_actions, seed) for seed in setting.config.seeds],
+    }
     if len(set(labels.tolist())) < 2:
-        return {}
-    prefixes, asked = _prefixes(setting.decisions.train), _prefixes(setting.decisions.held_out)
+        return true, found
+    prefixes, asked = _prefixes(decided.train), _prefixes(decided.held_out)
     ends = np.cumsum([len(each) for each in true])[:-1]
-    found: dict[str, list[Labels]] = {}
     for words in (False, True):
         for balanced in (False, True):
             name = f"logistic_{'words' if words else 'moves'}{'_balanced' if balanced else ''}"
             classifier = logistic_regression(prefixes, labels, words=words, balanced=balanced)
             found[name] = [np.split(classifier.predict(asked), ends)]
-    return found
+    return true, found
 
 
-def _majority(labels: Sequence[NDArray[np.int64]]) -> int:
-    return int(np.bincount(np.concatenate(labels)).argmax())
+def balanced_guesses(setting: Setting, log_policy: Sequence[NDArray[np.float64]]) -> Labels:
+    """The best guesses where each move counts alike, as macro-F1 counts them: argmax of π(a|s) over the share of a.
+
+    The share is that among the training moves. The policy itself stays the distribution of people's moves, which class
+    weights in its training would distort.
+
+    Args:
+        setting: of the run.
+        log_policy: log π at the moves of each dialogue, ``[moves, actions]``.
+
+    Source: logit adjustment, Menon et al., arXiv 2007.07314.
+    """
+    labels = np.concatenate([_gold(setting, *each) for each in setting.decisions.train])
+    shares = np.bincount(labels, minlength=len(setting.inventory)) / len(labels)
+    return [(found - np.log(np.maximum(shares, 1e-9))).argmax(axis=1) for found in log_policy]
 
 
 def _random(true: Labels, num_actions: int, seed: int) -> Labels:
@@ -130,7 +144,7 @@ def _random(true: Labels, num_actions: int, seed: int) -> Labels:
     return [stream.integers(num_actions, size=len(labels)) for labels in true]
 
 
-def _row(
+def row_of(
     true: Labels, by_seed: Sequence[Labels], num_actions: int, outcomes: Sequence[float] = ()
 ) -> dict[str, Estimate | None]:
     """Every measure with its bootstrap interval: dialogues are drawn with replacement, the same for all seeds."""

@@ -23,7 +23,7 @@ from gflowdial.dialogue.runs import Run, partial_folder, whole
 from gflowdial.dialogue.searching import read_run_trees, read_validation_trees, search_config
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.trees import recorded_tree
-from gflowdial.dialogue.values import Scene
+from gflowdial.dialogue.values import Dialogue, Scene
 from gflowdial.dialogue.wishes import drawn_conditions
 from gflowdial.search import SearchTree, enumerate_tree, search, tree_seed, unite
 from gflowdial.training.methods import Method, method
@@ -65,7 +65,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         trainer.train()
         trees = [each.tree for each in trainer.trees]
         history += [
-            {**entry, "round": number, "environment_steps": steps + entry.get("environment_steps", 0)}
+            {**_timeless(entry), "round": number, "environment_steps": steps + entry.get("environment_steps", 0)}
             for entry in trainer.state.log_history
         ]
         steps += trainer.environment_steps
@@ -99,11 +99,7 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     """What the policies of a seed learn from: its search trees, or recorded dialogues; see `train_all` for errors."""
     if run.config.experiment == "conversation":
         return read_run_trees(run, setting, seed)
-    outcomes = setting.outcomes if run.config.training.outcome else {}
-    return [
-        recorded_tree(dialogue, turns, setting.inventory, outcomes.get(dialogue.scene.id, 1.0))
-        for dialogue, turns in setting.decisions.train
-    ]
+    return _recorded(setting, setting.decisions.train)
 
 
 def _conditions(setting: Setting) -> Callable[[torch.Generator], list[Condition]] | None:
@@ -116,7 +112,21 @@ def _validation(run: Run, setting: Setting, seed: int) -> Trees:
         return []
     if run.config.experiment == "conversation":
         return read_validation_trees(run, setting, seed) if setting.scenes.validation else []
-    return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in setting.decisions.validation]
+    return _recorded(setting, setting.decisions.validation)
+
+
+def _timeless(entry: dict[str, float]) -> dict[str, float]:
+    """A log entry without what differs from one training to the next."""
+    return {name: value for name, value in entry.items() if not name.endswith(("_runtime", "_per_second"))}
+
+
+def _recorded(setting: Setting, decided: Sequence[tuple[Dialogue, list[int]]]) -> Trees:
+    """Recorded dialogues as chains, whose return is 1 or their outcome."""
+    outcomes = setting.outcomes if setting.config.training.outcome else {}
+    return [
+        recorded_tree(dialogue, turns, setting.inventory, outcomes.get(dialogue.scene.id, 1.0))
+        for dialogue, turns in decided
+    ]
 
 
 def _trainer(

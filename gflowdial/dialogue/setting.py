@@ -9,8 +9,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from gflowdial.dialogue.config import ConfigError, DataConfig, RunConfig, role_options
+from gflowdial.dialogue.config import ConfigError, RunConfig, role_options
 from gflowdial.dialogue.corpus import Corpus, CorpusError
+from gflowdial.dialogue.data_config import DataConfig
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import language_model, load_tokenizer

@@ -14,11 +14,11 @@ from miniature import LABELS, contents, run
 from gflowdial.dialogue import labels as label_evaluation
 from gflowdial.dialogue.config import ConfigError
 from gflowdial.dialogue.label_baselines import logistic_regression
-from gflowdial.dialogue.labels import _row, agreed_outcome
+from gflowdial.dialogue.labels import agreed_outcome, row_of
+from gflowdial.dialogue.learning import examples
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.setting import Setting
-from gflowdial.dialogue.training import examples
 from gflowdial.dialogue.values import Dialogue, Scene, Turn
 from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias
 
@@ -109,7 +109,7 @@ def test_the_interval_is_a_bootstrap_over_dialogues() -> None:
     stream = np.random.default_rng(0)
     true = [stream.integers(3, size=4) for _ in range(30)]
     guesses = [[np.where(stream.random(4) < 0.7, labels, 0) for labels in true] for _ in range(2)]
-    row = _row(true, guesses, 3)
+    row = row_of(true, guesses, 3)
     gold, flat = np.concatenate(true), [np.concatenate(guess) for guess in guesses]
     for name, measure in (
         ("accuracy", lambda g: accuracy(gold, g)),
@@ -188,10 +188,10 @@ def test_the_outcome_of_dialogues_that_a_policy_agrees_with() -> None:
     assert agreed_outcome(true, true, outcomes) == pytest.approx(0.5)
     assert agreed_outcome(true, guesses, outcomes, np.array([1, 1, 0])) == pytest.approx(1 / 2)
     assert np.isnan(agreed_outcome(true, guesses, outcomes, np.array([2, 3])))
-    row = _row(true, [guesses], 3, outcomes)
+    row = row_of(true, [guesses], 3, outcomes)
     assert row["agreed_outcome"] is not None
     assert row["agreed_outcome"].mean == pytest.approx(2 / 3)
-    assert "agreed_outcome" not in _row(true, [guesses], 3, [float("nan")] * 4)
+    assert "agreed_outcome" not in row_of(true, [guesses], 3, [float("nan")] * 4)
 
 
 def recorded(folder: Path, name: str, count: int) -> Path:
