@@ -26,11 +26,14 @@ from gflowdial.search import SearchTree, enumerate_tree, search, tree_seed, unit
 from gflowdial.training.methods import Method, method
 from gflowdial.training.rollouts import Rollouts
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments, steps_of
+from gflowdial.training.trees import Condition
 
 Trees = list[SearchTree[DialogueState]]
 
 _WATCHED = 4
 """How many scenes of a part are played through at an evaluation, at most."""
+_CLOCK = ("runtime", "_per_second", "total_flos")
+"""Entries of the trainer's log whose names end so differ from run to run."""
 HISTORY = "history.json"
 
 
@@ -59,7 +62,11 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
         trainer.train()
         trees = [each.tree for each in trainer.trees]
         history += [
-            {**entry, "round": number, "environment_steps": steps + entry.get("environment_steps", 0)}
+            {
+                **{name: value for name, value in entry.items() if not name.endswith(_CLOCK)},
+                "round": number,
+                "environment_steps": steps + entry.get("environment_steps", 0),
+            }
             for entry in trainer.state.log_history
         ]
         steps += trainer.environment_steps
