@@ -35,7 +35,6 @@ Trees = list[SearchTree[DialogueState]]
 
 _WATCHED = 4
 """How many scenes of a part are played through at an evaluation, at most."""
-"""Entries of the trainer's log whose names end so differ from run to run."""
 HISTORY = "history.json"
 
 
