@@ -19,7 +19,7 @@ from gflowdial.dialogue.studies.records import (
     reference_of,
     without_repeats,
 )
-from gflowdial.dialogue.studies.study import Study
+from gflowdial.dialogue.studies.study import ENDS, Study
 
 
 class Line(NamedTuple):
@@ -65,9 +65,13 @@ def write_study(
         "failures": failures,
     }
     write_json(folder / "results.json", results)
-    text = markdown(study, lines, described, failures)
+    ends = Setting(config).task.ends.values()
+    measures = [name for measure in study.measures for name in (ends if measure == ENDS else [measure])]
+    text = markdown(study.question, measures, lines, described, failures)
     (folder / "results.md").write_text(text, encoding="utf-8")
-    plot(study.plot, [(line.row, line.at, line.values) for line in lines], described, folder / "plot.svg")
+    told_apart = _in_several_cells(lines)
+    drawn = [(f"{line.row}, {line.cell}" if told_apart else line.row, line.at, line.values) for line in lines]
+    plot(study.plot, drawn, described, folder / "plot.svg")
     return text
 
 
@@ -116,13 +120,15 @@ def what_is_real(setting: Setting) -> str:
     return f"Simulated: {players}; no person took part. Scenes: {scenes}."
 
 
-def markdown(study: Study, lines: Sequence[Line], described: str, failures: Mapping[str, str]) -> str:
-    """The table with its question and caption."""
+def markdown(
+    question: str, measures: Sequence[str], lines: Sequence[Line], described: str, failures: Mapping[str, str]
+) -> str:
+    """The table with its question and caption; a measure that no line has is left out."""
     axes = list(dict.fromkeys(axis for line in lines for axis in line.at))
-    cells = len({line.cell for line in lines}) > 1 and not axes
-    measures = [name for name in study.measures if any(line.values.get(name) is not None for line in lines)]
+    cells = _in_several_cells(lines)
+    first = measures[0]
+    measures = [name for name in measures if any(line.values.get(name) is not None for line in lines)]
     compares = any(line.difference is not None for line in lines)
-    first = study.measures[0]
     head = ["policy", *(["cell"] if cells else []), *axes, *map(_title, measures)]
     head += [f"difference in {_title(first)}"] if compares else []
     body = []
@@ -136,7 +142,13 @@ def markdown(study: Study, lines: Sequence[Line], described: str, failures: Mapp
     rows = [head, ["---"] * len(head), *body]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     failed = "".join(f"\n`{cell}` failed: {reason}\n" for cell, reason in failures.items())
-    return f"{study.question}\n\n{table}\n\n{described}\n{failed}"
+    return f"{question}\n\n{table}\n\n{described}\n{failed}"
+
+
+def _in_several_cells(lines: Sequence[Line]) -> bool:
+    """Whether the cell has to be named to tell lines apart."""
+    places = [(line.row, *sorted(line.at.items())) for line in lines]
+    return len(set(places)) < len(places)
 
 
 def _title(measure: str) -> str:

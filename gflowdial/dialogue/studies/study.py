@@ -12,6 +12,10 @@ Measure: TypeAlias = Callable[[Run], list[Record]]
 """From a run that was evaluated to what is recorded of it."""
 
 
+ENDS = "ends"
+"""In the place of a measure: the probability of each of the task's ways to end."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run of the line.
@@ -52,7 +56,8 @@ class Study:
     Attributes:
         question: in one sentence.
         cells: the runs, from the settings that the study is given.
-        measures: the columns of the table. The first is compared with the reference, in pairs of seeds or scenes.
+        measures: the columns of the table, `ENDS` among them. The first is compared with the reference, in pairs of
+            seeds or scenes.
         plot: the figure.
         reference: the row that others are compared with; None: the same row in the first cell that has it.
         measure: what is recorded of a run; by default the rows of its evaluation on held-out scenes.
