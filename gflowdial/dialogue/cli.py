@@ -100,7 +100,7 @@ def _chat(options: argparse.Namespace) -> None:
     speaker = speaker_of(setting)
     chat(
         setting.task,
-        _at_wish(setting.learned(run, seed, method), options.temperature, options.weights),
+        at_wish(setting.learned(run, seed, method), options),
         speaker,
         lambda text: _chat_scene(setting, options.scene, text),
         ranks_by_value=method_of(setting, method).ranks_by_value,
@@ -109,17 +109,22 @@ def _chat(options: argparse.Namespace) -> None:
     )
 
 
-def _at_wish(policy: LearnedPolicy, temperature: float | None, weights: str | None) -> LearnedPolicy:
-    """The policy at what the command line wishes of it."""
-    if temperature is None and weights is None:
+def at_wish(policy: LearnedPolicy, options: argparse.Namespace) -> LearnedPolicy:
+    """The policy at the temperature and the weights that a command line names.
+
+    Raises:
+        ConfigError: it was not trained for them.
+    """
+    if options.temperature is None and options.weights is None:
         return policy
     if policy.wishes is None or policy.wish is None:
         raise ConfigError(
             "--temperature, --weights: the policy was trained for one target alone; train it with the section `wishes`"
         )
     try:
-        given = None if weights is None else policy.wishes.read_weights(weights)
-        return policy.at(Wish(policy.wish.temperature if temperature is None else temperature, given))
+        weights = None if options.weights is None else policy.wishes.read_weights(options.weights)
+        temperature = policy.wish.temperature if options.temperature is None else options.temperature
+        return policy.at(Wish(temperature, weights))
     except ValueError as error:
         raise ConfigError(f"--temperature, --weights: {error}") from None
 
@@ -188,8 +193,7 @@ def _continue(options: argparse.Namespace) -> tuple[Run, Setting]:
 
 
 def _check(setting: Setting) -> None:
-    if setting.corpus is not None:
-        corpus = setting.corpus
+    for corpus in filter(None, (setting.corpus, setting.test_corpus)):
         for problem in corpus.problems:
             print(f"skipped: {problem}", file=sys.stderr)
         print(

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from gflowdial.dialogue.data_config import DataConfig, Section
 from gflowdial.dialogue.task import RoleMaker
 from gflowdial.estimators.packing import Attention
 from gflowdial.search import SearchConfig
@@ -28,10 +29,6 @@ from gflowdial.training.trees import Untried
 
 class ConfigError(ValueError):
     """Settings that cannot be used; the message names the file, the key and the way out."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -46,48 +43,20 @@ def _listed(value: Any) -> Any:
 
 
 def _known_method(name: str) -> str:
-    method(name)
+    loss, at, temperature = name.partition("@")
+    method(loss)
+    if at and not (temperature.replace(".", "", 1).isdecimal() and float(temperature) > 0):
+        raise ValueError(f"{name!r} asks for the temperature {temperature!r}: write METHOD@τ with a number above 0")
     return name
 
 
-class DataConfig(_Section):
-    """Which conversations, and how they are split.
-
-    Attributes:
-        source: ``"bundled"`` for the scenes that come with the task, ``"generated"`` for scenes of its generator, else
-            the path of a file of recorded dialogues.
-        scenes: how many scenes are generated.
-        licence: under what licence the data are; it stands in the model card of every policy.
-        held_out: the share of scenes, or groups of generated scenes, kept for evaluation.
-        validation: the share kept for choosing settings and the length of training; it is taken off the training part.
-        split_seed: seed of the split, the same for all seeds of a run.
-        limit: at most so many scenes in all; None takes them all.
-        max_turns: recorded dialogues are cut after so many of the agent's turns; None keeps them whole.
-    """
-
-    source: str = "bundled"
-    scenes: Annotated[int, Field(ge=2)] | None = None
-    licence: str | None = None
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    split_seed: int = 0
-    limit: Annotated[int, Field(ge=2)] | None = None
-    max_turns: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "DataConfig":
-        if self.held_out + self.validation >= 1:
-            raise ValueError(
-                f"held_out and validation are {self.held_out:g} and {self.validation:g}: leave a share for training"
-            )
-        if (self.source == "generated") != (self.scenes is not None):
-            raise ValueError(
-                "scenes is the number of generated scenes: give it with source 'generated', and only there"
-            )
-        return self
+def at_temperature(name: str, default: float) -> tuple[str, float]:
+    """The method and the τ of an entry of ``training.methods``, METHOD or METHOD@τ."""
+    loss, _, temperature = name.partition("@")
+    return loss, float(temperature or default)
 
 
-class RolesConfig(_Section):
+class RolesConfig(Section):
     """Who plays whom; the other keys are the options of the kind.
 
     Attributes:
@@ -101,7 +70,7 @@ class RolesConfig(_Section):
     max_turns: Annotated[int, Field(ge=1)] | None = None
 
 
-class _SearchBase(_Section):
+class _SearchBase(Section):
     batch_size: Annotated[int, Field(ge=1)] = 32
 
     @model_validator(mode="after")
@@ -122,7 +91,7 @@ else:
     )
 
 
-class TinyModelConfig(_Section):
+class TinyModelConfig(Section):
     """A small causal transformer, trained from scratch on transcripts of the prior's own conversations."""
 
     kind: Literal["tiny"]
@@ -144,31 +113,33 @@ class TinyModelConfig(_Section):
         return self
 
 
-class PretrainedModelConfig(_Section):
+class PretrainedModelConfig(Section):
     """A causal language model that exists already: ``"smollm2"``, a folder, or the id of a model on a hub."""
 
     kind: Literal["pretrained"]
     name: str = "smollm2"
 
 
-class AdapterConfig(_Section):
+class AdapterConfig(Section):
     """LoRA; the paper's rank and alpha."""
 
     rank: Annotated[int, Field(ge=1)] = 32
     alpha: Annotated[int, Field(ge=1)] = 64
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """How policies are trained.
 
     Attributes:
-        methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`.
+        methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`; METHOD@τ trains
+            for a target of its own.
         tuning: ``"adapter"`` trains LoRA on the language model, ``"full"`` all its weights.
         temperature: τ of the target R = exp(G/τ).
         rollouts: trajectories of the policy in training, per scene and step, that join the scene's tree; 0 for none. A
             method that learns on policy learns from them alone.
         epsilon: the share of uniform exploration in rollouts that join trees.
-        replay: how many trajectories of a scene's tree a step looks at, drawn evenly, beside new ones; None: all.
+        replay: how many trajectories of a scene's tree a step looks at beside new ones; None: all.
+        replay_priority: β of the replay: half of the probability is even, half in proportion to exp(β·G).
         rounds: how often trees are searched and trained on. From the second round on, the policy that was learned so
             far is the prior of the search, and the new trees join the old ones.
         evaluations: how often in a training the loss on the validation scenes is computed, and, where conversations can
@@ -177,6 +148,8 @@ class TrainingConfig(_Section):
         patience: after how many evaluations without a smaller loss training stops; None: never.
         untried: what becomes of moves that the search never tried; see `gflowdial.training.trees.Untried`.
         floor: the share of ``untried: floor``.
+        outcome: whether the return of a recorded dialogue is its outcome, as its file rates it, instead of 1; dialogues
+            without a rating are left out of training then.
         kl_weight: β of AFPO's faithful variants.
         ranking_weight: γ of AFPO's faithful variants.
         max_tokens: prefixes longer than this lose their earliest turns; a search tree that has one is refused.
@@ -197,11 +170,13 @@ class TrainingConfig(_Section):
     rollouts: Annotated[int, Field(ge=0)] = 0
     epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
     replay: Annotated[int, Field(ge=1)] | None = None
+    replay_priority: Annotated[float, Field(ge=0)] = 0.0
     rounds: Annotated[int, Field(ge=1)] = 1
     evaluations: Annotated[int, Field(ge=0)] = 0
     patience: Annotated[int, Field(ge=1)] | None = None
     untried: Untried = "free"
     floor: Annotated[float, Field(gt=0)] = 0.1
+    outcome: bool = False
     kl_weight: Annotated[float, Field(ge=0)] = 0.1
     ranking_weight: Annotated[float, Field(ge=0)] = 1.0
     max_tokens: Annotated[int, Field(ge=32)] = 1024
@@ -209,7 +184,7 @@ class TrainingConfig(_Section):
     attention: Attention = "sdpa"
 
 
-class WishesConfig(_Section):
+class WishesConfig(Section):
     """What a policy is wished for, where it is to serve many wishes; see `gflowdial.dialogue.wishes.Wishes`.
 
     Attributes:
@@ -223,7 +198,7 @@ class WishesConfig(_Section):
     per_step: Annotated[int, Field(ge=1)] = 4
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """How policies are evaluated.
 
     Attributes:
@@ -235,11 +210,11 @@ class EvaluationConfig(_Section):
     episodes: Annotated[int, Field(ge=1)] = 8
     search_simulations: Annotated[
         list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed), AfterValidator(_distinct)
-    ] = [64]
+    ] = [64]  # noqa: RUF012 (pydantic copies it)
     write_dialogues: bool = False
 
 
-class ComputeConfig(_Section):
+class ComputeConfig(Section):
     """Where and how things are computed.
 
     Attributes:
@@ -255,7 +230,7 @@ class ComputeConfig(_Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run.
 
     Attributes:

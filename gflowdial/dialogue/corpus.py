@@ -42,6 +42,9 @@ class Corpus:
         problems: labels that were not understood (the turn stays, unlabelled) and malformed records (left out).
         utterances: messages in ``dialogues``, before they were merged into turns.
         facts: what else results say about how the file was read.
+        parts: by scene id the part that the file itself declares for a dialogue, ``"train"``, ``"validation"`` or
+            ``"held_out"``; empty where it declares none.
+        outcomes: by scene id how well a dialogue ended, from 0 to 1, where the file rates it.
     """
 
     inventory: Inventory
@@ -49,3 +52,5 @@ class Corpus:
     problems: list[Problem]
     utterances: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, str] = field(default_factory=dict)
+    outcomes: Mapping[str, float] = field(default_factory=dict)

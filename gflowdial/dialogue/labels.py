@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gflowdial.dialogue.label_baselines import logistic_regression
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.progress import Report
 from gflowdial.dialogue.report import Estimate, Evaluated
@@ -20,19 +21,12 @@ Labels = list[NDArray[np.int64]]
 
 
 def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
-    """The label table, with single predictions."""
+    """Rows, title, caption, facts and single predictions of the label table."""
     config = setting.config
-    parts = setting.dialogues
-    train, held_out = ([_gold(setting, dialogue) for dialogue in part] for part in (parts.train, parts.held_out))
-    kept = [index for index, labels in enumerate(held_out) if len(labels)]
-    dialogues = [parts.held_out[index] for index in kept]
-    true = [held_out[index] for index in kept]
-    predictions: dict[str, list[Labels]] = {
-        "majority": [[np.full_like(labels, _majority(train)) for labels in true]],
-        "random": [_random(true, len(setting.inventory), seed) for seed in config.seeds],
-        "lm_prior": [],
-        **{method: [] for method in config.training.methods},
-    }
+    parts, decided = setting.dialogues, setting.decisions
+    dialogues = [dialogue for dialogue, _ in decided.held_out]
+    true, simple = simple_predictions(setting)
+    predictions: dict[str, list[Labels]] = {**simple, "lm_prior": []}
     # The language model as it is does not depend on the seed.
     cells = [("lm_prior", config.seeds[0]), *((m, s) for m in config.training.methods for s in config.seeds)]
     for done, (name, seed) in enumerate(cells):
@@ -41,14 +35,20 @@ def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
             policy = LearnedPolicy(setting.untrained(run, seed).model.eval(), setting.encoder, reference=True)
         else:
             policy = setting.learned(run, seed, name)
-        predictions[name].append([_predict(setting, policy, dialogue) for dialogue in dialogues])
+        found = [policy.log_policy(_prefixes([each])) for each in decided.held_out]
+        predictions.setdefault(name, []).append([log_policy.argmax(axis=1) for log_policy in found])
+        if name != "lm_prior":
+            predictions.setdefault(f"{name}_balanced", []).append(balanced_guesses(setting, found))
     report("done", len(cells), len(cells))
-    rows = {name: _row(true, by_seed, len(setting.inventory)) for name, by_seed in predictions.items()}
+    outcomes = [setting.outcomes.get(dialogue.scene.id, np.nan) for dialogue in dialogues]
+    rows = {name: row_of(true, by_seed, len(setting.inventory), outcomes) for name, by_seed in predictions.items()}
     decisions = sum(map(len, true))
-    title = f"{decisions} moves of people in {len(true)} held-out dialogues ({len(train)} for training)"
+    title = f"{decisions} moves of people in {len(true)} held-out dialogues ({len(decided.train)} for training)"
     caption = (
         f"Gold history; a turn of several utterances has its first label. ± spans the 95% bootstrap interval over "
-        f"dialogues ({_RESAMPLES} resamples), means over {len(config.seeds)} seed(s)."
+        f"dialogues ({_RESAMPLES} resamples), means over {len(config.seeds)} seed(s). logistic: scikit-learn's "
+        f"logistic regression on the previous two moves, with words also on the last two turns. balanced: as if each "
+        f"move were equally frequent. {_learned_from(setting)}"
     )
     assert setting.corpus is not None
     names = setting.inventory.names
@@ -61,7 +61,9 @@ def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
             name: sum(setting.encoder.too_long(dialogue, config.data.max_turns) for dialogue in part)
             for name, part in (("training", parts.train), ("held_out", parts.held_out))
         },
-        "problems": [str(problem) for problem in setting.corpus.problems],
+        "held_out_words_in_training": len(_words(parts.held_out) & _words(parts.train)),
+        "rated_dialogues": int(np.isfinite(outcomes).sum()),
+        "problems": [str(p) for corpus in (setting.corpus, setting.test_corpus) if corpus for p in corpus.problems],
         "temperature": config.training.temperature,
         "interval": "bootstrap over dialogues, 95%",
         "metrics": "scikit-learn accuracy_score and f1_score; preference bias of arXiv 2402.13211",
@@ -76,20 +78,65 @@ def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
     return Evaluated(rows, title, caption, facts, written)
 
 
-def _gold(setting: Setting, dialogue: Dialogue) -> NDArray[np.int64]:
-    turns = setting.encoder.decisions(dialogue, setting.config.data.max_turns)
+def _learned_from(setting: Setting) -> str:
+    """What the methods' objective holds, in one sentence."""
+    if setting.config.training.outcome:
+        return "The return of a recorded dialogue is its rated outcome; behaviour cloning does not see it."
+    return "The methods see labels alone, no outcome: behaviour cloning is cross-entropy to what people chose."
+
+
+def _words(dialogues: Sequence[Dialogue]) -> set[tuple[str, ...]]:
+    """What is said in each dialogue, to find the same one in two parts."""
+    return {tuple(turn.text for turn in dialogue.turns) for dialogue in dialogues}
+
+
+def _gold(setting: Setting, dialogue: Dialogue, turns: Sequence[int]) -> NDArray[np.int64]:
     return np.array([setting.inventory.index(dialogue.turns[turn].move or "") for turn in turns], dtype=np.int64)
 
 
-def _predict(setting: Setting, policy: LearnedPolicy, dialogue: Dialogue) -> NDArray[np.int64]:
-    turns = setting.encoder.decisions(dialogue, setting.config.data.max_turns)
-    prefixes = [Dialogue(dialogue.scene, dialogue.turns[:turn]) for turn in turns]
-    best: NDArray[np.int64] = policy.log_policy(prefixes).argmax(axis=1)
-    return best
+def _prefixes(decided: Sequence[tuple[Dialogue, list[int]]]) -> list[Dialogue]:
+    return [Dialogue(dialogue.scene, dialogue.turns[:turn]) for dialogue, turns in decided for turn in turns]
 
 
-def _majority(labels: Sequence[NDArray[np.int64]]) -> int:
-    return int(np.bincount(np.concatenate(labels)).argmax())
+def simple_predictions(setting: Setting) -> tuple[Labels, dict[str, list[Labels]]]:
+    """People's moves in the held-out dialogues, and by row what is predicted of them without a language model.
+
+    Logistic regression is left out where all training labels are alike.
+    """
+    decided, num_actions = setting.decisions, len(setting.inventory)
+    labels = np.concatenate([_gold(setting, *each) for each in decided.train])
+    true = [_gold(setting, *each) for each in decided.held_out]
+    found: dict[str, list[Labels]] = {
+        "majority": [[np.full_like(gold, np.bincount(labels).argmax()) for gold in true]],
+        "random": [_random(true, num_actions, seed) for seed in setting.config.seeds],
+    }
+    if len(set(labels.tolist())) < 2:
+        return true, found
+    prefixes, asked = _prefixes(decided.train), _prefixes(decided.held_out)
+    ends = np.cumsum([len(each) for each in true])[:-1]
+    for words in (False, True):
+        for balanced in (False, True):
+            name = f"logistic_{'words' if words else 'moves'}{'_balanced' if balanced else ''}"
+            classifier = logistic_regression(prefixes, labels, words=words, balanced=balanced)
+            found[name] = [np.split(classifier.predict(asked), ends)]
+    return true, found
+
+
+def balanced_guesses(setting: Setting, log_policy: Sequence[NDArray[np.float64]]) -> Labels:
+    """The best guesses where each move counts alike, as macro-F1 counts them: argmax of π(a|s) over the share of a.
+
+    The share is that among the training moves. The policy itself stays the distribution of people's moves, which class
+    weights in its training would distort.
+
+    Args:
+        setting: of the run.
+        log_policy: log π at the moves of each dialogue, ``[moves, actions]``.
+
+    Source: logit adjustment, Menon et al., arXiv 2007.07314.
+    """
+    labels = np.concatenate([_gold(setting, *each) for each in setting.decisions.train])
+    shares = np.bincount(labels, minlength=len(setting.inventory)) / len(labels)
+    return [(found - np.log(np.maximum(shares, 1e-9))).argmax(axis=1) for found in log_policy]
 
 
 def _random(true: Labels, num_actions: int, seed: int) -> Labels:
@@ -97,26 +144,59 @@ def _random(true: Labels, num_actions: int, seed: int) -> Labels:
     return [stream.integers(num_actions, size=len(labels)) for labels in true]
 
 
-def _row(true: Labels, by_seed: Sequence[Labels], num_actions: int) -> dict[str, Estimate | None]:
+def row_of(
+    true: Labels, by_seed: Sequence[Labels], num_actions: int, outcomes: Sequence[float] = ()
+) -> dict[str, Estimate | None]:
     """Every measure with its bootstrap interval: dialogues are drawn with replacement, the same for all seeds."""
     stream = np.random.default_rng(0)
     draws = [np.arange(len(true)), *stream.integers(len(true), size=(_RESAMPLES, len(true)))]
-    values = np.array([_measures(true, by_seed, draw, num_actions) for draw in draws])
-    low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
-    samples = [_measures(true, [labels], draws[0], num_actions) for labels in by_seed]
+    rated = np.isfinite(outcomes).any()
+
+    def measured(guesses: Sequence[Labels], draw: NDArray[np.int64]) -> list[float]:
+        values = _measures(true, guesses, draw, num_actions)
+        return (
+            [*values, float(np.mean([agreed_outcome(true, g, outcomes, draw) for g in guesses]))] if rated else values
+        )
+
+    values = np.array([measured(by_seed, draw) for draw in draws])
+    low, high = np.nanquantile(values[1:], [0.025, 0.975], axis=0)
+    samples = [measured([labels], draws[0]) for labels in by_seed]
+    names = ("accuracy", "macro_f1", "preference_bias", "agreed_outcome")[: values.shape[1]]
     return {
         name: Estimate(values[0, k], low[k], high[k], tuple(sample[k] for sample in samples))
-        for k, name in enumerate(("accuracy", "macro_f1", "preference_bias"))
+        for k, name in enumerate(names)
     }
 
 
-def _measures(
-    true: Labels, by_seed: Sequence[Labels], draw: NDArray[np.int64], num_actions: int
-) -> tuple[float, float, float]:
+def _measures(true: Labels, by_seed: Sequence[Labels], draw: NDArray[np.int64], num_actions: int) -> list[float]:
     gold = np.concatenate([true[index] for index in draw])
     guesses = [np.concatenate([labels[index] for index in draw]) for labels in by_seed]
-    return (
+    return [
         float(np.mean([accuracy(gold, guess) for guess in guesses])),
         float(np.mean([macro_f1(gold, guess, num_actions) for guess in guesses])),
         float(np.mean([preference_bias(gold, guess, num_actions) for guess in guesses])),
-    )
+    ]
+
+
+def agreed_outcome(
+    true: Labels, predicted: Labels, outcomes: Sequence[float], draw: NDArray[np.int64] | None = None
+) -> float:
+    """The mean outcome of dialogues, each weighted by the share of its moves that are those predicted.
+
+    ``Σ_d w_d o_d / Σ_d w_d`` over the rated dialogues; a policy that agrees with all people alike has their mean
+    outcome. It is an association, not the value of the policy: a dialogue that goes well for other reasons, and in
+    which people choose moves that are easy to predict, raises it. The importance-weighted value would need the
+    probability with which people chose their moves, and has a few dialogues' weight at this length.
+
+    Args:
+        true: people's moves, by dialogue.
+        predicted: the policy's.
+        outcomes: of each dialogue; NaN where it is not rated.
+        draw: which dialogues count, perhaps several times; None: all once.
+    """
+    weights = np.array([np.mean(gold == guess) for gold, guess in zip(true, predicted, strict=True)])
+    weights = np.where(np.isfinite(outcomes), weights, 0.0)
+    weighted = weights * np.nan_to_num(outcomes)
+    drawn = np.arange(len(true)) if draw is None else draw
+    total = float(weights[drawn].sum())
+    return float(weighted[drawn].sum() / total) if total > 0 else float("nan")

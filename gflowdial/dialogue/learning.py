@@ -1,6 +1,7 @@
 """One policy is trained: on trees that may grow, over rounds, watched on validation scenes."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
+from gflowdial.dialogue.config import at_temperature
 from gflowdial.dialogue.curves import draw_history
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.language_models import device_of
@@ -20,7 +23,7 @@ from gflowdial.dialogue.runs import Run, partial_folder, whole
 from gflowdial.dialogue.searching import read_run_trees, read_validation_trees, search_config
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.trees import recorded_tree
-from gflowdial.dialogue.values import Scene
+from gflowdial.dialogue.values import Dialogue, Scene
 from gflowdial.dialogue.wishes import drawn_conditions
 from gflowdial.search import SearchTree, enumerate_tree, search, tree_seed, unite
 from gflowdial.training.methods import Method, method
@@ -32,7 +35,6 @@ Trees = list[SearchTree[DialogueState]]
 
 _WATCHED = 4
 """How many scenes of a part are played through at an evaluation, at most."""
-_CLOCK = ("runtime", "_per_second", "total_flos")
 """Entries of the trainer's log whose names end so differ from run to run."""
 HISTORY = "history.json"
 
@@ -44,10 +46,12 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     config, training = run.config, run.config.training
     set_seed(seed)
     policy, how = setting.untrained(run, seed), method_of(setting, name)
+    temperature = at_temperature(name, training.temperature)[1]
     conversation = config.experiment == "conversation"
-    trees, history = examples(run, setting, seed), []
-    validation = _validation(run, setting, seed)
-    measure = _measure(setting, policy) if conversation and setting.is_enumerable and training.evaluations else None
+    trees, validation = examples(run, setting, seed), _validation(run, setting, seed)
+    history: list[dict[str, Any]] = []
+    watched = conversation and training.evaluations and setting.is_enumerable
+    measure = _measure(setting, policy, temperature) if watched else None
     work = partial_folder(run.policy(seed, name)).with_suffix(".work")
     steps = sum(map(steps_of, trees)) if conversation and not how.on_policy else 0
     for number in range(training.rounds):
@@ -56,17 +60,13 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
             steps += sum(map(steps_of, searched))
             trees = [unite([old, new]) for old, new in zip(trees, searched, strict=True)]
         rollouts = _rollouts(setting, policy, [seed, number]) if conversation else None
-        trainer = _trainer(setting, policy, how, trees, validation, measure, rollouts, seed, work)
+        trainer = _trainer(setting, policy, how, temperature, trees, validation, measure, rollouts, seed, work)
         # The parent prints its summary where its own bar is off; the stage has a bar already.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         trees = [each.tree for each in trainer.trees]
         history += [
-            {
-                **{name: value for name, value in entry.items() if not name.endswith(_CLOCK)},
-                "round": number,
-                "environment_steps": steps + entry.get("environment_steps", 0),
-            }
+            {**_timeless(entry), "round": number, "environment_steps": steps + entry.get("environment_steps", 0)}
             for entry in trainer.state.log_history
         ]
         steps += trainer.environment_steps
@@ -85,10 +85,10 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
 
 
 def method_of(setting: Setting, name: str) -> Method:
-    """A method under the run's settings."""
+    """A method under the run's settings; of METHOD@τ the first part."""
     training = setting.config.training
     return method(
-        name,
+        at_temperature(name, training.temperature)[0],
         untried=training.untried,
         decay=training.decay,
         kl_weight=training.kl_weight,
@@ -100,12 +100,12 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     """What the policies of a seed learn from: its search trees, or recorded dialogues; see `train_all` for errors."""
     if run.config.experiment == "conversation":
         return read_run_trees(run, setting, seed)
-    return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in setting.decisions.train]
+    return _recorded(setting, setting.decisions.train)
 
 
-def _conditions(setting: Setting, seed: int) -> Callable[[], list[Condition]] | None:
+def _conditions(setting: Setting) -> Callable[[torch.Generator], list[Condition]] | None:
     wished, wishes = setting.config.wishes, setting.wishes
-    return drawn_conditions(setting.task, wishes, wished.per_step, seed) if wished and wishes else None
+    return drawn_conditions(setting.task, wishes, wished.per_step) if wished and wishes else None
 
 
 def _validation(run: Run, setting: Setting, seed: int) -> Trees:
@@ -113,13 +113,28 @@ def _validation(run: Run, setting: Setting, seed: int) -> Trees:
         return []
     if run.config.experiment == "conversation":
         return read_validation_trees(run, setting, seed) if setting.scenes.validation else []
-    return [recorded_tree(dialogue, turns, setting.inventory) for dialogue, turns in setting.decisions.validation]
+    return _recorded(setting, setting.decisions.validation)
+
+
+def _timeless(entry: dict[str, float]) -> dict[str, float]:
+    """A log entry without what differs from one training to the next."""
+    return {name: value for name, value in entry.items() if not name.endswith(("_runtime", "_per_second"))}
+
+
+def _recorded(setting: Setting, decided: Sequence[tuple[Dialogue, list[int]]]) -> Trees:
+    """Recorded dialogues as chains, whose return is 1 or their outcome."""
+    outcomes = setting.outcomes if setting.config.training.outcome else {}
+    return [
+        recorded_tree(dialogue, turns, setting.inventory, outcomes.get(dialogue.scene.id, 1.0))
+        for dialogue, turns in decided
+    ]
 
 
 def _trainer(
     setting: Setting,
     policy: LearnedPolicy,
     how: Method,
+    temperature: float,
     trees: Trees,
     validation: Trees,
     measure: Callable[[], dict[str, float]] | None,
@@ -132,8 +147,9 @@ def _trainer(
     keeps_best = evaluated and bool(validation)
     every: dict[str, Any] = {"eval_strategy": "no", "logging_strategy": "no"}
     if evaluated:
-        share = 1 / training.evaluations
-        every = {"eval_strategy": "steps", "eval_steps": share, "logging_strategy": "steps", "logging_steps": share}
+        steps = math.ceil(math.ceil(len(trees) / training.batch_size) * training.epochs)
+        every = dict.fromkeys(("eval_steps", "logging_steps"), float(max(1, steps // training.evaluations)))
+        every |= {"eval_strategy": "steps", "logging_strategy": "steps"}
     return FlowTrainer(
         policy.model,
         FlowTrainingArguments(
@@ -161,7 +177,7 @@ def _trainer(
         trees,
         tokens=setting.encoder.tree_tokens,
         branch=setting.encoder.branch,
-        temperature=training.temperature,
+        temperature=temperature,
         untried=how.untried,
         floor=training.floor,
         read_leaves=how.read_leaves,
@@ -170,7 +186,7 @@ def _trainer(
         measure=measure,
         rollouts=rollouts,
         on_policy=how.on_policy,
-        conditions=_conditions(setting, seed),
+        conditions=_conditions(setting),
         callbacks=[EarlyStoppingCallback(training.patience)] if keeps_best and training.patience else None,
     )
 
@@ -192,6 +208,7 @@ def _rollouts(setting: Setting, policy: LearnedPolicy, seed: list[int]) -> Rollo
         seed=int(np.random.default_rng(seed).integers(2**32)),
         epsilon=training.epsilon,
         replay=training.replay,
+        priority=training.replay_priority,
     )
 
 
@@ -218,13 +235,13 @@ class PolicyPrior:
         return self.policy.log_policy(dialogues)
 
 
-def _measure(setting: Setting, policy: LearnedPolicy) -> Callable[[], dict[str, float]]:
+def _measure(setting: Setting, policy: LearnedPolicy, temperature: float) -> Callable[[], dict[str, float]]:
     """What the policy makes of a few training and validation scenes, exactly."""
     environment, scenes = setting.environment, setting.scenes
 
     def played(part: Sequence[Scene]) -> list[EnumeratedScene]:
         trees = [enumerate_tree(environment, [DialogueState.begin(scene)]) for scene in part[:_WATCHED]]
-        return [EnumeratedScene.of(environment, tree, setting.config.training.temperature) for tree in trees]
+        return [EnumeratedScene.of(environment, tree, temperature) for tree in trees]
 
     parts = {"train": played(scenes.train), "eval": played(scenes.validation)}
 
@@ -245,7 +262,7 @@ def _facts(run: Run, setting: Setting, seed: int, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "task": config.task,
         "method": name,
-        "temperature": config.training.temperature,
+        "temperature": at_temperature(name, config.training.temperature)[1],
         "seed": seed,
         "data": config.data.source,
         "data_licence": setting.licence,

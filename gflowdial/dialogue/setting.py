@@ -9,8 +9,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from gflowdial.dialogue.config import ConfigError, DataConfig, RunConfig, role_options
+from gflowdial.dialogue.config import ConfigError, RunConfig, role_options
 from gflowdial.dialogue.corpus import Corpus, CorpusError
+from gflowdial.dialogue.data_config import DataConfig
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import language_model, load_tokenizer
@@ -74,14 +75,29 @@ class Setting:
         source = self.config.data.source
         if source in ("bundled", "generated"):
             return None
+        return self._loaded(source)
+
+    @cached_property
+    def test_corpus(self) -> Corpus | None:
+        """The recorded dialogues of the file that is held out as a whole, if the run names one."""
+        test = self.config.data.test
+        return None if test is None else self._loaded(test)
+
+    def _loaded(self, file: str) -> Corpus:
         if self.task.load is None:
             raise ConfigError(f"data.source: task {self.task.name!r} reads no files of dialogues; leave it 'bundled'")
         try:
-            return self.task.load(Path(source), self.inventory, self.strict)
+            return self.task.load(Path(file), self.inventory, self.strict)
         except CorpusError:
             raise
         except ValueError as error:
             raise ConfigError(f"inventory: {error}") from None
+
+    @cached_property
+    def outcomes(self) -> dict[str, float]:
+        """By scene id how well a recorded dialogue ended, from 0 to 1, where its file rates it."""
+        corpora = (self.corpus, self.test_corpus)
+        return {name: outcome for corpus in corpora if corpus for name, outcome in corpus.outcomes.items()}
 
     @cached_property
     def licence(self) -> str:
@@ -93,15 +109,24 @@ class Setting:
 
     @cached_property
     def dialogues(self) -> Parts[list[Dialogue]]:
-        """Recorded dialogues in the run's inventory.
+        """Recorded dialogues in the run's inventory, in the parts that their files declare; shares of the rest.
 
         Raises:
-            ConfigError: the run has none.
+            ConfigError: the run has none, or two files name their dialogues alike.
         """
         if self.corpus is None:
             raise ConfigError("data.source: learning from labels needs recorded dialogues; name a corpus file")
-        data = self.config.data
-        return _split(self.corpus.dialogues[: data.limit], data)
+        data, declared = self.config.data, self.corpus.parts
+        found: dict[str, list[Dialogue]] = {"train": [], "validation": [], "held_out": []}
+        for dialogue in self.corpus.dialogues[: data.limit]:
+            found[declared.get(dialogue.scene.id, "train")].append(dialogue)
+        if self.test_corpus is not None:
+            found["held_out"] = self.test_corpus.dialogues[: data.limit]
+            if {d.scene.id for d in found["held_out"]} & {d.scene.id for d in self.corpus.dialogues}:
+                raise ConfigError(f"data.test: {data.test} names its dialogues as data.source does; rename one file")
+        rest = data.model_copy(update={part: 0.0 for part in ("validation", "held_out") if found[part]})
+        train, validation, held_out = _split(found["train"], rest)
+        return Parts(train, validation or found["validation"], held_out or found["held_out"])
 
     @cached_property
     def decisions(self) -> Parts[list[tuple[Dialogue, list[int]]]]:
@@ -120,6 +145,14 @@ class Setting:
                 for part in self.dialogues
             )
         )
+        if self.config.training.outcome:
+            known = self.outcomes
+            train, validation = (
+                [each for each in part if each[0].scene.id in known] for part in (parts.train, parts.validation)
+            )
+            parts = Parts(train, validation, parts.held_out)
+            if not parts.train:
+                raise ConfigError("training.outcome: no training dialogue has an outcome; leave it false")
         for name, part, found in zip(("training", "validation", "held-out"), self.dialogues, parts, strict=True):
             if part and not found:
                 raise ConfigError(

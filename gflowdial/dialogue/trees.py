@@ -84,13 +84,16 @@ def check_moves(tree: SearchTree[DialogueState], inventory: Inventory) -> None:
             raise ValueError(f"node {node}: its move is {exchange[0].move!r}, but its action {action!r}")
 
 
-def recorded_tree(dialogue: Dialogue, decisions: Sequence[int], inventory: Inventory) -> SearchTree[DialogueState]:
-    """A recorded dialogue as a chain: what its agent chose at ``decisions``, each with return 1.
+def recorded_tree(
+    dialogue: Dialogue, decisions: Sequence[int], inventory: Inventory, outcome: float = 1.0
+) -> SearchTree[DialogueState]:
+    """A recorded dialogue as a chain: what its agent chose at ``decisions``.
 
     Args:
         dialogue: with moves.
         decisions: the agent's turns that count, as indices into the turns, ascending; see `DialogueEncoder.decisions`.
         inventory: whose names the moves are.
+        outcome: the return of the dialogue.
     """
     ends = [*decisions, min(decisions[-1] + 2, len(dialogue.turns))]
     nodes, actions = len(ends), len(inventory)
@@ -103,7 +106,7 @@ def recorded_tree(dialogue: Dialogue, decisions: Sequence[int], inventory: Inven
         action=torch.tensor([-1, *labels]),
         reward=torch.zeros(nodes, dtype=torch.float64),
         visits=torch.ones(nodes, dtype=torch.int64),
-        value=torch.ones(nodes, dtype=torch.float64),
+        value=torch.full((nodes,), outcome, dtype=torch.float64),
         log_prior=torch.full((nodes, actions), -np.log(actions), dtype=torch.float64),
         ended=ended,
         expanded=torch.ones(nodes, dtype=torch.bool),

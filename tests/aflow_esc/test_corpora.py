@@ -198,7 +198,56 @@ def test_the_failed_conversations_give_the_published_counts() -> None:
     corpus = load_corpus(SHARED / "FailedESConv.json", strict=True)
     assert (len(corpus.dialogues), corpus.utterances) == (196, 5230)
     assert sum(corpus.utterance_counts.values()) == 2377
+    # 54 dialogues lack the final rating.
+    assert len(corpus.outcomes) == 196 - 54
+    # Ratings fell by 29 points in sum.
+    assert sum(corpus.outcomes.values()) == pytest.approx(142 / 2 + 29 / 8)
     assert all(a.speaker != b.speaker for d in corpus.dialogues for a, b in zip(d.turns, d.turns[1:], strict=False))
+
+
+@pytest.mark.parametrize(("names", "parts"), [(("train", "valid", "test"), 3), (("train", "dev"), 2), (("test",), 1)])
+def test_a_file_that_declares_its_parts(tmp_path, names: tuple[str, ...], parts: int) -> None:
+    path = tmp_path / "talks.json"
+    path.write_text(json.dumps({name: [LINES] * (number + 1) for number, name in enumerate(names)}, indent=1))
+    corpus = load_corpus(path)
+    called = {"train": "train", "valid": "validation", "dev": "validation", "test": "held_out"}
+    expected = [called[name] for number, name in enumerate(names) for _ in range(number + 1)]
+    assert [corpus.parts[dialogue.scene.id] for dialogue in corpus.dialogues] == expected
+    assert len(set(expected)) == parts
+    assert load_for(path, AFLOW, True).parts == corpus.parts
+
+
+def test_a_part_that_is_no_list_is_named(tmp_path) -> None:
+    path = tmp_path / "talks.json"
+    path.write_text(json.dumps({"train": [LINES], "test": {}}))
+    with pytest.raises(CorpusError, match="the part 'test' must be a list of dialogues"):
+        load_corpus(path)
+
+
+def test_one_dialogue_over_many_lines_is_a_file(tmp_path) -> None:
+    path = tmp_path / "talks.json"
+    path.write_text(json.dumps(LINES, indent=2))
+    corpus = load_corpus(path)
+    assert [d.turns for d in corpus.dialogues] == [TURNS]
+    assert corpus.parts == corpus.outcomes == {}
+
+
+@pytest.mark.parametrize(
+    ("ratings", "outcome"),
+    [
+        ({"seeker": {"initial_emotion_intensity": "5", "final_emotion_intensity": "1"}}, 1.0),
+        ({"seeker": {"initial_emotion_intensity": "4", "final_emotion_intensity": "2"}}, 0.75),
+        ({"seeker": {"initial_emotion_intensity": 3, "final_emotion_intensity": 3}}, 0.5),
+        ({"seeker": {"initial_emotion_intensity": "1", "final_emotion_intensity": "5"}}, 0.0),
+        ({"seeker": {"initial_emotion_intensity": "5"}}, None),
+        ({"seeker": {"initial_emotion_intensity": "7", "final_emotion_intensity": "1"}}, None),
+        ({"seeker": [], "supporter": {}}, None),
+        ("none", None),
+    ],
+)
+def test_the_outcome_is_the_relief_that_the_seeker_rated(write, ratings, outcome: float | None) -> None:
+    corpus = load_corpus(write({**esconv(), "survey_score": ratings}))
+    assert corpus.outcomes.get("talks-0") == outcome
 
 
 def test_labels_come_in_the_inventory_that_is_asked_for(write) -> None:

@@ -1,6 +1,7 @@
 """Small language-model policies on any inventory, training steps of theirs on search trees, and chats with them."""
 
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.search import SearchTree
 from gflowdial.training.methods import Method
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
+from gflowdial.training.trees import Condition
 
 
 def untrained(inventory: Inventory) -> LearnedPolicy:
@@ -30,7 +32,13 @@ def untrained(inventory: Inventory) -> LearnedPolicy:
 
 
 def trainer(
-    policy: LearnedPolicy, trees: list[SearchTree[DialogueState]], method: Method, folder: Path, **settings: Any
+    policy: LearnedPolicy,
+    trees: list[SearchTree[DialogueState]],
+    method: Method,
+    folder: Path,
+    conditions: Callable[[torch.Generator], Sequence[Condition]] | None = None,
+    validation: Sequence[SearchTree[DialogueState]] = (),
+    **settings: Any,
 ) -> FlowTrainer:
     """A trainer of ``policy`` on ``trees``, one step by default."""
     defaults = {
@@ -53,6 +61,8 @@ def trainer(
         temperature=0.25,
         untried=method.untried,
         read_leaves=method.read_leaves,
+        conditions=conditions,
+        validation=validation,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -47,6 +47,7 @@ def outputs(policy: LanguageModelPolicy, packed: PackedPrefixes, condition: Tens
         return list(vars(policy(packed, condition)).values())
 
 
+@settings(max_examples=15)
 @given(numbers=st.lists(st.floats(-3, 3, width=32), min_size=CONDITIONS, max_size=CONDITIONS))
 def test_before_training_a_condition_changes_nothing(
     tiny_llama: Build, packed: PackedPrefixes, numbers: list[float]
@@ -57,6 +58,7 @@ def test_before_training_a_condition_changes_nothing(
         assert torch.equal(found, expected)
 
 
+@settings(max_examples=15)
 @given(seed=st.integers(0, 99), count=st.integers(1, 4))
 def test_many_conditions_in_one_pass_are_as_many_passes(
     tiny_llama: Build, packed: PackedPrefixes, seed: int, count: int

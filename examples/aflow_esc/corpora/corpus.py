@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from examples.aflow_esc.corpora import forms
 from examples.aflow_esc.corpora.forms import MalformedError, Record, Utterance
-from examples.aflow_esc.corpora.reading import read_records
+from examples.aflow_esc.corpora.reading import read_parts
 from examples.aflow_esc.scenes import SupportScene
 from examples.aflow_esc.strategies import AFLOW, INVENTORIES, TO_AFLOW
 from gflowdial.dialogue.corpus import Corpus, CorpusError, Problem
@@ -44,7 +44,7 @@ def load_corpus(
     """Load a file of dialogues in any form of `forms`, told apart by content.
 
     Args:
-        path: a JSON list, or one JSON object a line.
+        path: a JSON list, one JSON object a line, or an object with such lists as ``train``, ``valid`` and ``test``.
         inventory: who resolves the labels; by default the one of the form.
         merge_label: whether a turn merged from several utterances keeps their first or their last label.
         strict: raise at the first problem instead of listing it.
@@ -55,20 +55,29 @@ def load_corpus(
     """
     if merge_label not in get_args(MergeLabel):
         raise ValueError(f"merge_label must be one of {get_args(MergeLabel)}, not {merge_label!r}")
-    records = read_records(path)
+    declared = read_parts(path)
+    records = [raw for part in declared.values() for raw in part]
+    part_of = [part for part, found in declared.items() for _ in found]
     form = _detect(path, records)
     inventory = inventory or INVENTORIES[forms.FORMS[form].inventory]
     dialogues: list[Dialogue] = []
     problems: list[Problem] = []
     counts: Counter[str] = Counter()
     utterances = 0
+    parts: dict[str, str] = {}
+    outcomes: dict[str, float] = {}
     for index, raw in enumerate(records):
         record, faults = _read(raw, form, inventory, path, index)
         problems += faults
         if strict and problems:
             raise CorpusError(f"{problems[0]}; mend it, or load without strict to list and skip such faults")
         if record is not None:
-            dialogues.append(_dialogue(f"{path.stem}-{index}", record, merge_label))
+            scene_id = f"{path.stem}-{index}"
+            dialogues.append(_dialogue(scene_id, record, merge_label))
+            if part_of[index]:
+                parts[scene_id] = part_of[index]
+            if record.outcome is not None:
+                outcomes[scene_id] = record.outcome
             counts.update(u.label for u in record.utterances if u.label is not None)
             utterances += len(record.utterances)
     if not dialogues:
@@ -76,7 +85,7 @@ def load_corpus(
             f"{path}: none of its {len(records)} dialogues is well-formed; mend the file. First fault: {problems[0]}"
         )
     facts = {"merge_label": merge_label}
-    return SupportCorpus(inventory, dialogues, problems, utterances, facts, form, merge_label, counts)
+    return SupportCorpus(inventory, dialogues, problems, utterances, facts, parts, outcomes, form, merge_label, counts)
 
 
 def load_for(path: Path, inventory: Inventory, strict: bool) -> Corpus:

@@ -31,12 +31,13 @@ class Utterance(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A dialogue as the data tells it."""
+    """A dialogue as the data tells it; ``outcome`` from 0 to 1 where the seeker rated both ends of it."""
 
     situation: str
     emotion: str
     problem: str
     utterances: list[Utterance]
+    outcome: float | None = None
 
 
 class Form(NamedTuple):
@@ -92,7 +93,7 @@ def read(record: Any, form: str) -> Record:
 
 
 def _esconv(record: Mapping[str, Any]) -> Record:
-    return _classic(record, _esconv_utterance)
+    return _classic(record, _esconv_utterance)._replace(outcome=_outcome(record))
 
 
 def _lines(record: Mapping[str, Any]) -> Record:
@@ -112,6 +113,19 @@ def _classic(record: Mapping[str, Any], parse: Callable[[Mapping[str, Any]], Utt
         _field(record, "problem_type", str),
         _utterances(_field(record, "dialog", list), parse),
     )
+
+
+def _outcome(record: Mapping[str, Any]) -> float | None:
+    """How much less intense the seeker's emotion was at the end than at first, scaled to [0, 1]: no change is 0.5."""
+    ratings = record.get("survey_score")
+    seeker = ratings.get("seeker") if isinstance(ratings, dict) else None
+    if not isinstance(seeker, dict):
+        return None
+    rated = [str(seeker.get(f"{end}_emotion_intensity")) for end in ("initial", "final")]
+    if not all(text in ("1", "2", "3", "4", "5") for text in rated):
+        return None
+    # The change is from -4 to 4.
+    return (int(rated[0]) - int(rated[1]) + 4) / 8
 
 
 def _esconv_utterance(message: Mapping[str, Any]) -> Utterance:

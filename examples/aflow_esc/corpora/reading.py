@@ -1,6 +1,7 @@
-"""From a file to raw records: a JSON list, or one JSON value a line."""
+"""From a file to raw records: a JSON list, one JSON value a line, or an object of parts that are lists."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,13 @@ class BrokenLine(NamedTuple):
     reason: str
 
 
-def read_records(path: Path) -> list[Any]:
-    """The file's records, in order; a broken line of a one-a-line file becomes a `BrokenLine`.
+_PARTS = {"train": "train", "test": "held_out", **dict.fromkeys(("valid", "validation", "val", "dev"), "validation")}
+
+
+def read_parts(path: Path) -> dict[str, list[Any]]:
+    """The file's records, in order, by the part that it declares: ``"train"``, ``"validation"`` or ``"held_out"``.
+
+    A file that declares none is one part, ``""``. A broken line of a one-a-line file becomes a `BrokenLine`.
 
     Raises:
         CorpusError: the file is missing, empty, not UTF-8, or broken JSON as a whole.
@@ -24,7 +30,21 @@ def read_records(path: Path) -> list[Any]:
     if not text.strip():
         raise CorpusError(f"{path}: the file is empty; give a file with at least one dialogue")
     if text.lstrip().startswith("["):
-        return _read_list(path, text)
+        return {"": _read_list(path, text)}
+    with suppress(json.JSONDecodeError):
+        whole = json.loads(text)
+        if isinstance(whole, dict) and whole and _PARTS.keys() >= whole.keys():
+            parts: dict[str, list[Any]] = {}
+            for name, records in whole.items():
+                if not isinstance(records, list):
+                    raise CorpusError(f"{path}: the part {name!r} must be a list of dialogues")
+                parts.setdefault(_PARTS[name], []).extend(records)
+            return parts
+        return {"": [whole]}
+    return {"": _read_lines(text)}
+
+
+def _read_lines(text: str) -> list[Any]:
     return [_read_line(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
