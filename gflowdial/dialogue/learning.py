@@ -54,7 +54,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     work = partial_folder(run.policy(seed, name)).with_suffix(".work")
     steps = sum(map(steps_of, trees)) if conversation and not how.on_policy else 0
     for number in range(training.rounds):
-        if number:
+        if number and not how.on_policy:
             searched = _search_again(setting, policy, trees, seed, number)
             steps += sum(map(steps_of, searched))
             trees = [unite([old, new]) for old, new in zip(trees, searched, strict=True)]
