@@ -43,8 +43,17 @@ def _listed(value: Any) -> Any:
 
 
 def _known_method(name: str) -> str:
-    method(name)
+    loss, at, temperature = name.partition("@")
+    method(loss)
+    if at and not (temperature.replace(".", "", 1).isdecimal() and float(temperature) > 0):
+        raise ValueError(f"{name!r} asks for the temperature {temperature!r}: write METHOD@τ with a number above 0")
     return name
+
+
+def at_temperature(name: str, default: float) -> tuple[str, float]:
+    """The method and the τ of an entry of ``training.methods``, METHOD or METHOD@τ."""
+    loss, _, temperature = name.partition("@")
+    return loss, float(temperature or default)
 
 
 class RolesConfig(Section):
@@ -122,13 +131,15 @@ class TrainingConfig(Section):
     """How policies are trained.
 
     Attributes:
-        methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`.
+        methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`; METHOD@τ trains
+            for a target of its own.
         tuning: ``"adapter"`` trains LoRA on the language model, ``"full"`` all its weights.
         temperature: τ of the target R = exp(G/τ).
         rollouts: trajectories of the policy in training, per scene and step, that join the scene's tree; 0 for none. A
             method that learns on policy learns from them alone.
         epsilon: the share of uniform exploration in rollouts that join trees.
-        replay: how many trajectories of a scene's tree a step looks at, drawn evenly, beside new ones; None: all.
+        replay: how many trajectories of a scene's tree a step looks at beside new ones; None: all.
+        replay_priority: β of the replay: half of the probability is even, half in proportion to exp(β·G).
         rounds: how often trees are searched and trained on. From the second round on, the policy that was learned so
             far is the prior of the search, and the new trees join the old ones.
         evaluations: how often in a training the loss on the validation scenes is computed, and, where conversations can
@@ -159,6 +170,7 @@ class TrainingConfig(Section):
     rollouts: Annotated[int, Field(ge=0)] = 0
     epsilon: Annotated[float, Field(ge=0, le=1)] = 0.1
     replay: Annotated[int, Field(ge=1)] | None = None
+    replay_priority: Annotated[float, Field(ge=0)] = 0.0
     rounds: Annotated[int, Field(ge=1)] = 1
     evaluations: Annotated[int, Field(ge=0)] = 0
     patience: Annotated[int, Field(ge=1)] | None = None

@@ -137,7 +137,9 @@ def _how(setting: Setting) -> str:
     if not setting.is_enumerable:
         return f"Means of {episodes}"
     exact = f"Exact over all conversations of at most {setting.environment.max_turns} turns"
-    return f"{exact}; mcts_N plays {episodes}" if any(map(is_search, row_names(setting))) else exact
+    own = "; NAME@τ is measured against its own target" if any("@" in row for row in row_names(setting)) else ""
+    search = f"; mcts_N plays {episodes}" if any(map(is_search, row_names(setting))) else ""
+    return exact + search + own
 
 
 def _intervals(num_seeds: int) -> tuple[str, str]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
+from gflowdial.dialogue.config import at_temperature
 from gflowdial.dialogue.curves import draw_history
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.language_models import device_of
@@ -43,10 +45,12 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     config, training = run.config, run.config.training
     set_seed(seed)
     policy, how = setting.untrained(run, seed), method_of(setting, name)
+    temperature = at_temperature(name, training.temperature)[1]
     conversation = config.experiment == "conversation"
-    trees, history = examples(run, setting, seed), []
-    validation = _validation(run, setting, seed)
-    measure = _measure(setting, policy) if conversation and setting.is_enumerable and training.evaluations else None
+    trees, validation = examples(run, setting, seed), _validation(run, setting, seed)
+    history: list[dict[str, Any]] = []
+    watched = conversation and training.evaluations and setting.is_enumerable
+    measure = _measure(setting, policy, temperature) if watched else None
     work = partial_folder(run.policy(seed, name)).with_suffix(".work")
     steps = sum(map(steps_of, trees)) if conversation and not how.on_policy else 0
     for number in range(training.rounds):
@@ -55,7 +59,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
             steps += sum(map(steps_of, searched))
             trees = [unite([old, new]) for old, new in zip(trees, searched, strict=True)]
         rollouts = _rollouts(setting, policy, [seed, number]) if conversation else None
-        trainer = _trainer(setting, policy, how, trees, validation, measure, rollouts, seed, work)
+        trainer = _trainer(setting, policy, how, temperature, trees, validation, measure, rollouts, seed, work)
         # The parent prints its summary where its own bar is off; the stage has a bar already.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -80,10 +84,10 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
 
 
 def method_of(setting: Setting, name: str) -> Method:
-    """A method under the run's settings."""
+    """A method under the run's settings; of METHOD@τ the first part."""
     training = setting.config.training
     return method(
-        name,
+        at_temperature(name, training.temperature)[0],
         untried=training.untried,
         decay=training.decay,
         kl_weight=training.kl_weight,
@@ -98,9 +102,9 @@ def examples(run: Run, setting: Setting, seed: int) -> Trees:
     return _recorded(setting, setting.decisions.train)
 
 
-def _conditions(setting: Setting, seed: int) -> Callable[[], list[Condition]] | None:
+def _conditions(setting: Setting) -> Callable[[torch.Generator], list[Condition]] | None:
     wished, wishes = setting.config.wishes, setting.wishes
-    return drawn_conditions(setting.task, wishes, wished.per_step, seed) if wished and wishes else None
+    return drawn_conditions(setting.task, wishes, wished.per_step) if wished and wishes else None
 
 
 def _validation(run: Run, setting: Setting, seed: int) -> Trees:
@@ -129,6 +133,7 @@ def _trainer(
     setting: Setting,
     policy: LearnedPolicy,
     how: Method,
+    temperature: float,
     trees: Trees,
     validation: Trees,
     measure: Callable[[], dict[str, float]] | None,
@@ -171,7 +176,7 @@ def _trainer(
         trees,
         tokens=setting.encoder.tree_tokens,
         branch=setting.encoder.branch,
-        temperature=training.temperature,
+        temperature=temperature,
         untried=how.untried,
         floor=training.floor,
         read_leaves=how.read_leaves,
@@ -180,7 +185,7 @@ def _trainer(
         measure=measure,
         rollouts=rollouts,
         on_policy=how.on_policy,
-        conditions=_conditions(setting, seed),
+        conditions=_conditions(setting),
         callbacks=[EarlyStoppingCallback(training.patience)] if keeps_best and training.patience else None,
     )
 
@@ -202,6 +207,7 @@ def _rollouts(setting: Setting, policy: LearnedPolicy, seed: list[int]) -> Rollo
         seed=int(np.random.default_rng(seed).integers(2**32)),
         epsilon=training.epsilon,
         replay=training.replay,
+        priority=training.replay_priority,
     )
 
 
@@ -228,13 +234,13 @@ class PolicyPrior:
         return self.policy.log_policy(dialogues)
 
 
-def _measure(setting: Setting, policy: LearnedPolicy) -> Callable[[], dict[str, float]]:
+def _measure(setting: Setting, policy: LearnedPolicy, temperature: float) -> Callable[[], dict[str, float]]:
     """What the policy makes of a few training and validation scenes, exactly."""
     environment, scenes = setting.environment, setting.scenes
 
     def played(part: Sequence[Scene]) -> list[EnumeratedScene]:
         trees = [enumerate_tree(environment, [DialogueState.begin(scene)]) for scene in part[:_WATCHED]]
-        return [EnumeratedScene.of(environment, tree, setting.config.training.temperature) for tree in trees]
+        return [EnumeratedScene.of(environment, tree, temperature) for tree in trees]
 
     parts = {"train": played(scenes.train), "eval": played(scenes.validation)}
 
@@ -255,7 +261,7 @@ def _facts(run: Run, setting: Setting, seed: int, name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "task": config.task,
         "method": name,
-        "temperature": config.training.temperature,
+        "temperature": at_temperature(name, config.training.temperature)[1],
         "seed": seed,
         "data": config.data.source,
         "data_licence": setting.licence,

@@ -1,7 +1,7 @@
 """What a policy makes of scenes: exactly, where every history can be enumerated, or from episodes that were played."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -91,11 +91,13 @@ class EnumeratedScene:
         tree: the conversations.
         log_flow_pf: log P_F of the exact flow.
         worth: by measure, its value at each end: the return, one indicator per way to end, the agent's turns.
+        temperature: τ of the exact flow.
     """
 
     tree: SearchTree[DialogueState]
     log_flow_pf: Float[Tensor, " edges"]
     worth: Mapping[str, Float[Tensor, " leaves"]]
+    temperature: float
 
     @staticmethod
     def of(environment: DialogueEnvironment, tree: SearchTree[DialogueState], temperature: float) -> "EnumeratedScene":
@@ -107,7 +109,13 @@ class EnumeratedScene:
         }
         turns = torch.tensor([state.dialogue.agent_turns for state in leaves]).double()
         worth = {"expected_return": tree.leaf_return.double(), **ends, "turns": turns}
-        return EnumeratedScene(tree, exact_log_pf(tree, temperature), worth)
+        return EnumeratedScene(tree, exact_log_pf(tree, temperature), worth, temperature)
+
+    def at(self, temperature: float) -> "EnumeratedScene":
+        """The same scene with the exact flow at another τ."""
+        if temperature == self.temperature:
+            return self
+        return replace(self, log_flow_pf=exact_log_pf(self.tree, temperature), temperature=temperature)
 
     def outcome(self, log_pf: Float[Tensor, " edges"]) -> Outcome:
         """The exact outcome of a policy, of which `policy_log_pf` gives log P_F."""

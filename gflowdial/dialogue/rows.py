@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from gflowdial.dialogue.config import RunConfig
+from gflowdial.dialogue.config import RunConfig, at_temperature
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.outcomes import (
     EnumeratedScene,
@@ -123,7 +123,10 @@ def evaluate_policy(
     players = {} if policy is None else dict(zip(rows, [policy, GreedyPolicy(policy, environment)], strict=False))
     cells = {}
     for part in scenes:
-        exact = None if enumerated is None else _exact(setting, enumerated[part], policy, rows)
+        exact = None
+        if enumerated is not None:
+            _, temperature = at_temperature(name, config.training.temperature)
+            exact = _exact(setting, [scene.at(temperature) for scene in enumerated[part]], policy, rows)
         # What a policy reads of enumerated scenes is the same whether it samples or not.
         read = [state.dialogue for scene in (enumerated or {}).get(part, ()) for state in scene.tree.states]
         dropped = _dropped_turns(setting, policy, read)

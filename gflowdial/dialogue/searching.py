@@ -1,11 +1,12 @@
 """The first stage: search trees from the training scenes, for every seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gflowdial.dialogue.environment import DialogueState
+from gflowdial.dialogue.jobs import run_jobs
 from gflowdial.dialogue.progress import Report
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.setting import Setting
@@ -21,32 +22,49 @@ def search_config(setting: Setting, simulations: int | None = None) -> SearchCon
 
 
 def search_all(run: Run, setting: Setting, report: Report) -> None:
-    """Search every seed's trees; a search that was cut off goes on where it stopped.
+    """Search every seed's trees, ``compute.jobs`` seeds at a time; a search that was cut off goes on where it stopped.
 
     The validation scenes are searched too where training evaluates on them.
     """
-    scenes, seeds = setting.scenes, run.config.seeds
+    config = run.config
+    if config.compute.jobs == 1:
+        for index, seed in enumerate(config.seeds):
+
+            def progress(done: int, total: int, index: int = index, seed: int = seed) -> None:
+                report(f"simulations, seed {seed}", index * total + done, len(config.seeds) * total)
+
+            _search(run, setting, seed, progress)
+        return
+    report("seeds", 0, len(config.seeds))
+    jobs = run_jobs(search_seed, [(run.folder, seed) for seed in config.seeds], config.compute)
+    for done, (index, _) in enumerate(jobs, 1):
+        report(f"seed {config.seeds[index]}", done, len(config.seeds))
+
+
+def search_seed(_: None, folder: Path, seed: int) -> None:
+    """Search the trees of one seed."""
+    run = Run.open(folder)
+    _search(run, Setting.of(run), seed, None)
+
+
+def _search(run: Run, setting: Setting, seed: int, progress: Callable[[int, int], None] | None) -> None:
+    scenes = setting.scenes
     watched = scenes.validation if run.config.training.evaluations else []
-    for index, seed in enumerate(seeds):
-
-        def progress(done: int, total: int, index: int = index, seed: int = seed) -> None:
-            report(f"simulations, seed {seed}", index * total + done, len(seeds) * total)
-
-        run.trees(seed).parent.mkdir(exist_ok=True)
-        for path, part in ((run.validation_trees(seed), watched), (run.trees(seed), scenes.train)):
-            if part:
-                search_to_file(
-                    setting.environment,
-                    [DialogueState.begin(scene) for scene in part],
-                    [_header(setting, scene, seed) for scene in part],
-                    [tree_seed(seed, scene.id) for scene in part],
-                    search_config(setting),
-                    path,
-                    encode=encode_states,
-                    decode=partial(decode_states, task=setting.task),
-                    batch_size=setting.config.search.batch_size,
-                    progress=progress if part is scenes.train else None,
-                )
+    run.trees(seed).parent.mkdir(exist_ok=True)
+    for path, part in ((run.validation_trees(seed), watched), (run.trees(seed), scenes.train)):
+        if part:
+            search_to_file(
+                setting.environment,
+                [DialogueState.begin(scene) for scene in part],
+                [_header(setting, scene, seed) for scene in part],
+                [tree_seed(seed, scene.id) for scene in part],
+                search_config(setting),
+                path,
+                encode=encode_states,
+                decode=partial(decode_states, task=setting.task),
+                batch_size=setting.config.search.batch_size,
+                progress=progress if part is scenes.train else None,
+            )
 
 
 def read_run_trees(run: Run, setting: Setting, seed: int) -> list[SearchTree[DialogueState]]:

@@ -15,7 +15,6 @@ from gflowdial.dialogue.play import Episode, play
 from gflowdial.dialogue.policies import PriorPolicy
 from gflowdial.dialogue.progress import Report
 from gflowdial.dialogue.runs import Run, whole
-from gflowdial.dialogue.searching import read_run_trees
 from gflowdial.dialogue.setting import Setting
 from gflowdial.search import SearchTree
 
@@ -31,11 +30,12 @@ def train_all(run: Run, report: Report) -> None:
     config = run.config
     setting = Setting.of(run)
     # Whatever is wrong with the input shows before the first hour of training, and before anything is written.
-    found = [read_run_trees(run, setting, s) for s in config.seeds] if config.experiment == "conversation" else []
-    if config.model.kind == "tiny" and setting.task.tokenizer is None and not setting.own_tokenizer.is_dir():
+    seeds = config.seeds if config.experiment == "conversation" else config.seeds[:1]
+    no_tokenizer = config.model.kind == "tiny" and setting.task.tokenizer is None and not setting.own_tokenizer.is_dir()
+    _check(run, seeds, lengths=not no_tokenizer)
+    if no_tokenizer:
         whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
-    for trees in found or [examples(run, setting, config.seeds[0])]:
-        _check_lengths(trees, setting)
+        _check(run, seeds, lengths=True)
     bases = [seed for seed in config.seeds if config.model.kind == "tiny" and not run.base(seed).is_dir()]
     policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
     total = len(bases) + len(policies)
@@ -48,6 +48,20 @@ def train_all(run: Run, report: Report) -> None:
         done += 1
         seed, name = policies[index]
         report(f"{name}, seed {seed}", done, total)
+
+
+def check_examples(_: None, folder: Path, seed: int, lengths: bool) -> None:
+    """Read what the policies of a seed learn from, and say what is wrong with it; see `train_all`."""
+    run = Run.open(folder)
+    setting = Setting.of(run)
+    found = examples(run, setting, seed)
+    if lengths:
+        _check_lengths(found, setting)
+
+
+def _check(run: Run, seeds: Sequence[int], lengths: bool) -> None:
+    for _ in run_jobs(check_examples, [(run.folder, seed, lengths) for seed in seeds], run.config.compute):
+        pass
 
 
 def train_base(_: None, folder: Path, seed: int) -> None:

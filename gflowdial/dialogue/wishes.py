@@ -204,20 +204,20 @@ def reweighted(task: Task, tree: SearchTree[DialogueState]) -> Reweighted:
     return under
 
 
-def drawn_conditions(task: Task, wishes: Wishes, count: int, seed: int) -> Callable[[], list[Condition]]:
-    """What draws ``count`` wishes at each call, as conditions of training; see `gflowdial.training.trees.TreeCollator`.
+def drawn_conditions(task: Task, wishes: Wishes, count: int) -> Callable[[torch.Generator], list[Condition]]:
+    """What draws ``count`` wishes, as conditions of training; see `gflowdial.training.trainer.FlowTrainer`.
 
     The loss at a wish weighs τ over the geometric mean of the range: residuals in nats grow as 1/τ, their squares as
     1/τ², and without it the coldest wishes had nearly all of the gradient.
     """
-    generator, typical = torch.Generator().manual_seed(seed), math.sqrt(math.prod(wishes.temperatures))
+    typical = math.sqrt(math.prod(wishes.temperatures))
     # A tree is asked for by many wishes; trees that grow are others at each step.
     known = lru_cache(maxsize=512)(partial(reweighted, task))
 
     def under(weights: tuple[float, ...] | None, tree: SearchTree[DialogueState]) -> SearchTree[DialogueState]:
         return tree if weights is None else known(tree)(weights)
 
-    def draw() -> list[Condition]:
+    def draw(generator: torch.Generator) -> list[Condition]:
         drawn = [wishes.draw(generator) for _ in range(count)]
         return [
             Condition(wishes.vector(wish), wish.temperature, partial(under, wish.weights), wish.temperature / typical)

@@ -3,11 +3,13 @@
 Some read other tensors, in an order of their own: ``log_stop`` comes first in modified losses, ``log_reference`` is in
 the place of ``log_pb`` in relative ones; `log_partition_variance` has no flow, `expected_detailed_balance` no
 ``log_pb``, `maximum_likelihood` neither; `dynamics_likelihood`, `ranking_hinge` and `reference_kl` read no reward, and
-`flow_matching` reads edges and no forest. Every docstring shows all arguments.
+`flow_matching` reads edges and no forest; the terms of AFlow's releases read its Q̂, V and negative actions. Every
+docstring shows all arguments.
 
 All logarithms are natural. Every loss checks shapes, computes in float64 and returns the dtype that came in, so that
 bfloat16 and autocast are safe; every one can be differentiated twice. Under ``torch.compile(fullgraph=True)`` they run
-on a forest that was prepared (see `Forest.prepare`). `require_finite` makes any of them name what is not finite.
+on a forest that was prepared (see `Forest.prepare`). Policy gradients are surrogates: their gradient is an estimate,
+their value has no meaning. `require_finite` makes any of them name what is not finite.
 """
 
 import inspect

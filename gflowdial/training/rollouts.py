@@ -23,8 +23,9 @@ class Rollouts(Generic[State]):
         seed: of all draws.
         epsilon: the share of uniform exploration; see `gflowdial.search.grow`.
         temperature: of sampling; see `gflowdial.search.grow`.
-        replay: how many of the older trajectories of a tree a step looks at again, drawn evenly among its leaves; None:
-            the whole tree.
+        replay: how many of the older trajectories of a tree a step looks at again; None: the whole tree.
+        priority: β of the replay: half of the probability is even among the leaves of a tree, half in proportion to
+            exp(β·G); in units of 1/return. With 0 all is even.
     """
 
     environment: AnyEnvironment[State]
@@ -34,6 +35,7 @@ class Rollouts(Generic[State]):
     epsilon: float = 0.1
     temperature: float = 1.0
     replay: int | None = None
+    priority: float = 0.0
 
     def fresh(self, trees: Sequence[SearchTree[State]], step: int) -> list[SearchTree[State]]:
         """Trees of the policy's own trajectories alone, from the roots of ``trees``.
@@ -63,13 +65,16 @@ class Rollouts(Generic[State]):
         """What a step looks at of a tree that grew from ``before``: what is new, and what is replayed."""
         if self.replay is None:
             return after
-        leaves = after.forest.leaves.numpy()
-        old = leaves[leaves < len(before.states)]
-        stream = np.random.default_rng([self.seed, step, len(after.states)])
-        again = stream.choice(old, min(self.replay, len(old)), replace=False)
         looked_at = torch.zeros(len(after.states), dtype=torch.float64)
         looked_at[len(before.states) :] = 1
-        looked_at[again] = 1
+        leaves = after.forest.leaves.numpy()
+        old = leaves[leaves < len(before.states)]
+        if len(old):
+            returns = after.value.numpy()[old]
+            preferred = np.exp(self.priority * (returns - returns.max()))
+            share = (preferred / preferred.sum() + 1 / len(old)) / 2
+            stream = np.random.default_rng([self.seed, step, len(after.states)])
+            looked_at[stream.choice(old, min(self.replay, len(old)), replace=False, p=share)] = 1
         return after.select(after.forest.subtree_sum(looked_at) > 0)
 
     def _seeds(self, trees: int, step: int) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -60,7 +61,8 @@ class FlowTrainer(Trainer):
         floor: the share of ``untried="floor"``.
         read_leaves: whether leaves are read too, for losses with a free flow there.
         anchor_frontier: whether leaves that have not ended are anchored as if they had; see `TreeCollator`.
-        conditions: draws the conditions of a batch, for a policy that depends on one; see `TreeCollator`.
+        conditions: draws the conditions of a batch, for a policy that depends on one. A validation draws the same ones
+            each time.
         validation: trees on which ``evaluate`` computes the loss, ``eval_loss``.
         measure: further figures of the policy at an evaluation, such as its exact return, by name.
         rollouts: how the trees grow; None: they stay as they are.
@@ -85,7 +87,7 @@ class FlowTrainer(Trainer):
         floor: float = 0.1,
         read_leaves: bool = False,
         anchor_frontier: bool = False,
-        conditions: Callable[[], Sequence[Condition]] | None = None,
+        conditions: Callable[[torch.Generator], Sequence[Condition]] | None = None,
         validation: Sequence[SearchTree[Any]] = (),
         measure: Callable[[], Mapping[str, float]] | None = None,
         rollouts: Rollouts[Any] | None = None,
@@ -106,8 +108,9 @@ class FlowTrainer(Trainer):
             anchor_frontier,
             args.tokens_per_pass,
             policy.continuations,
-            conditions,
+            conditions and partial(conditions, torch.Generator().manual_seed(args.seed)),
         )
+        self.conditions = conditions
         self.tokens, self.measure, self.rollouts, self.on_policy = tokens, measure, rollouts, on_policy
         self.trees, self.validation = self._encoded(trees), self._encoded(validation)
         self.environment_steps = 0
@@ -225,9 +228,11 @@ class FlowTrainer(Trainer):
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """The mean loss over the validation trees, and what ``measure`` tells."""
         model = cast(nn.Module, self.model).eval()
-        total = 0.0
-        for part in self.collator.passes(self.validation):
-            batch = self.collator.collate(part).to(self.args.device)
+        total, collator = 0.0, self.collator
+        if self.conditions is not None:
+            collator = replace(collator, conditions=partial(self.conditions, torch.Generator().manual_seed(0)))
+        for part in collator.passes(self.validation):
+            batch = collator.collate(part).to(self.args.device)
             value = self._mean_loss(model(*policy_inputs(batch)), batch)
             total += batch.forest.num_trees * float(value)
         metrics = {f"{metric_key_prefix}_loss": total / len(self.validation)} if self.validation else {}

@@ -207,17 +207,6 @@ def test_merged_rollouts_are_the_rollouts_one_by_one(
     torch.testing.assert_close(credit, mean)
 
 
-def test_rloo_of_the_whole_return_is_the_variance_of_log_z() -> None:
-    """The gradient of `log_partition_variance`, up to n / (2·(n - 1))."""
-    generator = torch.Generator().manual_seed(0)
-    chains = Forest.from_lengths(torch.randint(1, 5, (12,), generator=generator))
-    log_pf = torch.randn(chains.num_edges, generator=generator).double().requires_grad_()
-    log_reward, group = torch.randn(12, generator=generator).double(), torch.arange(12) // 4
-    found = torch.autograd.grad(losses.rloo(log_pf, None, log_reward, chains, group=group), log_pf)[0]
-    variance = losses.log_partition_variance(log_pf, None, log_reward, chains, group=group)
-    torch.testing.assert_close(found, 4 / 6 * torch.autograd.grad(variance, log_pf)[0])
-
-
 def test_grpo_and_ppo_by_their_formulas() -> None:
     """Two rollouts of one turn and one of two, one group."""
     chains = Forest.from_lengths([1, 1, 2])
@@ -295,3 +284,46 @@ def test_policy_gradients_reach_the_flow() -> None:
         losses.policy_gradient(log_flow, log_pf, None, log_reward, forest, leaf_visits=visits).backward()
         optimiser.step()
     assert float((ends - exact).abs().sum() / 2) < 0.02
+
+
+def group_gradients() -> tuple[Tensor, Tensor, Tensor, Forest, Tensor]:
+    """``(log_pf, ζ by group, the gradient of log_partition_variance, chains, log_reward)`` of three groups of four."""
+    generator = torch.Generator().manual_seed(0)
+    chains = Forest.from_lengths(torch.randint(1, 5, (12,), generator=generator))
+    log_pf = torch.randn(chains.num_edges, generator=generator).double().requires_grad_()
+    log_reward, group = torch.randn(12, generator=generator).double(), torch.arange(12) // 4
+    zeta = (log_reward - chains.leaf_sum(log_pf)).view(3, 4)
+    variance = losses.log_partition_variance(log_pf, None, log_reward, chains, group=group)
+    return log_pf, zeta, torch.autograd.grad(variance, log_pf, retain_graph=True)[0], chains, log_reward
+
+
+def test_contrastive_balance_of_pairs_is_the_variance_of_log_z() -> None:
+    """The mean over pairs of (ζ_i - ζ_j)²/2 has n / (n - 1) times its gradient."""
+    log_pf, zeta, expected, *_ = group_gradients()
+    pairs = (zeta[:, :, None] - zeta[:, None]).square().sum((1, 2)) / (4 * 3) / 2
+    torch.testing.assert_close(torch.autograd.grad(pairs.mean(), log_pf)[0], 4 / 3 * expected)
+
+
+def test_trajectory_balance_with_the_groups_own_log_z_is_the_variance_of_log_z() -> None:
+    """log Z estimated by the mean of ζ over the group, without gradient."""
+    log_pf, zeta, expected, *_ = group_gradients()
+    estimate = zeta.mean(1, keepdim=True).detach()
+    torch.testing.assert_close(torch.autograd.grad((zeta - estimate).square().mean(), log_pf)[0], expected)
+
+
+def test_rloo_without_entropy_is_grpo_without_its_biases() -> None:
+    """Dr. GRPO: A = log R - mean, no division by std or length; a step of it is RLOO's times (n - 1) / n."""
+    log_pf, _, _, chains, log_reward = group_gradients()
+    advantage = log_reward.view(3, 4) - log_reward.view(3, 4).mean(1, keepdim=True)
+    ratio = (log_pf - log_pf.detach()).exp()
+    dr_grpo = -(advantage.flatten() * chains.leaf_sum(ratio)).mean()
+    rloo = losses.rloo(log_pf, None, log_reward, chains, group=torch.arange(12) // 4, entropy=0.0)
+    found, expected = (torch.autograd.grad(x, log_pf)[0] for x in (rloo, dr_grpo))
+    torch.testing.assert_close(found, 4 / 3 * expected)
+
+
+def test_rloo_of_the_whole_return_is_the_variance_of_log_z() -> None:
+    """n / (2·(n - 1)) times its gradient."""
+    log_pf, _, expected, chains, log_reward = group_gradients()
+    found = torch.autograd.grad(losses.rloo(log_pf, None, log_reward, chains, group=torch.arange(12) // 4), log_pf)[0]
+    torch.testing.assert_close(found, 4 / 6 * expected)

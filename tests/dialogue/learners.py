@@ -36,7 +36,8 @@ def trainer(
     trees: list[SearchTree[DialogueState]],
     method: Method,
     folder: Path,
-    conditions: Callable[[], Sequence[Condition]] | None = None,
+    conditions: Callable[[torch.Generator], Sequence[Condition]] | None = None,
+    validation: Sequence[SearchTree[DialogueState]] = (),
     **settings: Any,
 ) -> FlowTrainer:
     """A trainer of ``policy`` on ``trees``, one step by default."""
@@ -61,6 +62,7 @@ def trainer(
         untried=method.untried,
         read_leaves=method.read_leaves,
         conditions=conditions,
+        validation=validation,
     )
 
 

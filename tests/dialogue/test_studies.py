@@ -75,7 +75,7 @@ def results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("trained", [0, 3])
+@pytest.mark.parametrize("trained", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_killed_study_goes_on_without_redoing_cells(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, trained: int
 ) -> None:
@@ -143,12 +143,14 @@ def test_cells_share_what_is_the_same(folder: Path) -> None:
     assert (cells / "base" / model).read_bytes() == (cells / "deep" / model).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_shared_language_model_is_the_one_that_would_be_trained(tmp_path: Path, folder: Path) -> None:
     alone = replace(STUDY, cells=lambda settings: STUDY.cells(settings)[1:2])
     whole(alone, config(tmp_path), tmp_path / "study")
     assert files(tmp_path / "study" / "cells" / "warm") == files(folder / "cells" / "warm")
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_recorded_and_tried_again(tmp_path: Path, folder: Path) -> None:
     failing = True
 
@@ -236,6 +238,7 @@ def test_the_command_writes_a_study_and_goes_on_only_with_the_same_settings(
         refused(capsys, tmp_path / "study", message, lambda more=more: command(tmp_path, *more))
 
 
+@pytest.mark.slow
 def test_turns_and_stages_agree_with_the_evaluation(tmp_path: Path) -> None:
     settings = config(tmp_path)
     run_study(STUDIES["turns"], settings, tmp_path / "turns")

@@ -3,6 +3,7 @@
 import argparse
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def encoded(policy: LearnedPolicy, seeds: int = 2) -> list[EncodedTree]:
 
 
 def batch_of(policy: LearnedPolicy, trees: list[EncodedTree], count: int, seed: int = 0) -> TreeBatch:
-    draw = drawn_conditions(WEIGHTED, RANGE, count, seed)
+    draw = partial(drawn_conditions(WEIGHTED, RANGE, count), torch.Generator().manual_seed(seed))
     return TreeCollator(policy.encoder.branch, 0.1, conditions=draw).collate(trees)
 
 
@@ -122,16 +123,19 @@ def test_a_step_of_training_moves_what_reads_the_wish(wished: LearnedPolicy, tmp
     model = LanguageModelPolicy(wished.model.language_model, wished.encoder.names, conditions=RANGE.conditions)
     learner = replace(wished, model=model)
     trees = [each.tree for each in encoded(wished)]
-    draw = drawn_conditions(WEIGHTED, RANGE, 2, 0)
-    made = trainer(learner, trees, method("subtrajectory_balance"), tmp_path, conditions=draw, max_steps=2)
+    draw = drawn_conditions(WEIGHTED, RANGE, 2)
+    made = trainer(
+        learner, trees, method("subtrajectory_balance"), tmp_path, conditions=draw, validation=trees, max_steps=2
+    )
     made.train()
+    assert made.evaluate() == made.evaluate()
     assert model.conditioned is not None
     assert all(bool(parameter.any()) for parameter in model.conditioned.parameters())
 
 
 def test_untried_moves_have_no_floor_at_conditions() -> None:
     with pytest.raises(ValueError, match="untried is 'floor', which a policy that depends on a condition has not"):
-        TreeCollator([1], 0.1, untried="floor", conditions=drawn_conditions(WEIGHTED, RANGE, 1, 0))
+        TreeCollator([1], 0.1, untried="floor", conditions=lambda: [])
 
 
 def test_a_policy_is_read_at_its_wish(wished: LearnedPolicy) -> None:

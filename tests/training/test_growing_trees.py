@@ -1,6 +1,7 @@
 """The trainer on trees that grow, its validation, its log and the best weights."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,22 @@ def test_a_step_looks_at_new_trajectories_and_at_some_old_ones(replay: int) -> N
     old_leaves = {before.states[leaf] for leaf in before.forest.leaves.tolist()}
     assert len(old_leaves & set(looked_at.states)) == min(replay, len(old_leaves))
     assert looked_at.states[0] == ROOTS[0]
+
+
+def test_replay_prefers_what_earned_more() -> None:
+    rollouts = Rollouts(Letters(), Letters().log_prior, number=60, seed=1, replay=10, priority=9.0)
+    (tree,) = rollouts.grown([SearchTree.begin(ROOTS[:1], ACTIONS)], 0)
+    rollouts = replace(rollouts, number=0)
+    draws = [rollouts.drawn(tree, tree, step) for step in range(200)]
+    counts = np.zeros(len(tree.states))
+    place = {state: node for node, state in enumerate(tree.states)}
+    for drawn in draws:
+        for leaf in drawn.forest.leaves.tolist():
+            counts[place[drawn.states[leaf]]] += 1
+    leaves = tree.forest.leaves.numpy()
+    best = leaves[tree.value.numpy()[leaves] == tree.value.numpy()[leaves].max()]
+    worst = leaves[tree.value.numpy()[leaves] == 0]
+    assert counts[best].mean() > 2 * counts[worst].mean() > 0
 
 
 def test_on_policy_without_rollouts_is_refused(tiny_llama: Build, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gflowdial.dialogue.config import RunConfig
+from gflowdial.dialogue.config import RunConfig, WishesConfig
 from gflowdial.dialogue.rows import PRIOR
 from gflowdial.dialogue.studies.measures import by_stage, by_turn
 from gflowdial.dialogue.studies.records import STEPS
 from gflowdial.dialogue.studies.study import ENDS, Cell, Plot, Study
+from gflowdial.dialogue.studies.wishes import by_temperature, temperatures_between
 from gflowdial.training.methods import method, method_names
 
 _NO_SEARCH: Mapping[str, Any] = {"evaluation.search_simulations": []}
@@ -101,6 +102,26 @@ def _budgets(config: RunConfig) -> list[Cell]:
     return _on("search.simulations", sorted({most, max(1, most // 4), max(1, most // 16)}, reverse=True))
 
 
+def _wishes(config: RunConfig) -> list[Cell]:
+    """One policy for a range of temperatures, and policies trained for single ones of them, on the same trees."""
+    own = config.training.temperature
+    wished = config.wishes or WishesConfig(temperatures=(own / 5, 3 * own))
+    # The ends are the grid's own numbers, so that rounding puts none outside of the range.
+    grid = temperatures_between(*wished.temperatures)
+    once = {**wished.model_dump(mode="json"), "temperatures": [grid[0], grid[-1]]}
+    return [
+        Cell("once", {"wishes": once}, {"trained": "once"}),
+        *(
+            Cell(
+                f"for-{temperature:g}",
+                {"wishes": None, "training.temperature": temperature, **_NO_SEARCH},
+                {"trained": "for it alone"},
+            )
+            for temperature in grid
+        ),
+    ]
+
+
 def _on(key: str, values: list[Any]) -> list[Cell]:
     """A cell for each value of a setting, which is the axis; search at test time is played in the first."""
     axis = key.rpartition(".")[2]
@@ -172,6 +193,14 @@ STUDIES: Mapping[str, Study] = {
         lambda _: _on("training.temperature", [0.1, 0.05, 0.2, 0.4]),
         ("expected_return", "good_conversations", "entropy", STEPS),
         Plot(("expected_return",), x="good_conversations"),
+    ),
+    "wishes": Study(
+        "Does one policy, trained once for a range of temperatures, do what policies trained for each alone do?",
+        _wishes,
+        ("total_variation", "expected_return", "good_conversations", "entropy", STEPS),
+        Plot(("expected_return", "total_variation"), x="good_conversations", lines="trained"),
+        measure=by_temperature,
+        exact=True,
     ),
 }
 """By name."""

@@ -29,7 +29,7 @@ def plot(figure: Plot, rows: Sequence[Drawn], caption: str, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "gflowdial"
     import matplotlib.pyplot as plt
 
-    height = 4.5 if figure.x else 1.5 + 0.28 * len(rows)
+    height = 4.5 if figure.x else 1.5 + 0.2 * len(rows)
     canvas, axes = plt.subplots(
         1, len(figure.y), figsize=(6 * len(figure.y), height), layout="constrained", squeeze=False
     )
@@ -47,17 +47,33 @@ def plot(figure: Plot, rows: Sequence[Drawn], caption: str, path: Path) -> None:
 
 
 def _bars(axis: Any, measure: str, rows: Sequence[Drawn]) -> None:
-    """A point and its interval per row, the first at the top."""
-    known = [(row, at, value) for row, at, values in rows if (value := values.get(measure)) is not None]
-    labels = [
-        " ".join([row.replace("_", " "), *(f"{name} {place}" for name, place in at.items())]) for row, at, _ in known
-    ]
-    places = list(range(len(known), 0, -1))
-    axis.errorbar(
-        [value.mean for *_, value in known], places, xerr=_errors([value for *_, value in known]), fmt="o", capsize=2
-    )
-    axis.set_yticks(places, labels, fontsize=7)
+    """A point and its interval per row, the first at the top; a greedy row is beside the one that samples."""
+    known = [(_label(row, at), value) for row, at, values in rows if (value := values.get(measure)) is not None]
+    policies = list(dict.fromkeys(_sampled(label) for label, _ in known))
+    for name, marker, filled in (("sampled", "o", True), ("greedy", "s", False)):
+        drawn = [(label, value) for label, value in known if (label == _sampled(label)) == filled]
+        found = [value for _, value in drawn]
+        axis.errorbar(
+            [value.mean for value in found],
+            [-policies.index(_sampled(label)) for label, _ in drawn],
+            xerr=_errors(found),
+            fmt=marker,
+            fillstyle="full" if filled else "none",
+            capsize=2,
+            label=name,
+        )
+    axis.set_yticks([-place for place in range(len(policies))], policies, fontsize=7)
+    axis.margins(y=0.02)
+    axis.legend(fontsize=7)
     axis.set_xlabel(_title(measure))
+
+
+def _label(row: str, at: Place) -> str:
+    return " ".join([row.replace("_", " "), *(f"{name} {place}" for name, place in at.items())])
+
+
+def _sampled(label: str) -> str:
+    return label.replace(" greedy", "")
 
 
 def _lines(axis: Any, measure: str, rows: Sequence[Drawn], x: str, lines: str | None) -> None:
