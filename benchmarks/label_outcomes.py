@@ -32,7 +32,7 @@ from gflowdial.dialogue.values import Dialogue
 from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 
-SPLITS, EPOCHS, MAX_TOKENS, TEMPERATURE = 3, 6.0, 1024, 0.1
+SPLITS, EPOCHS, MAX_TOKENS, TEMPERATURE = 1, 2.0, 1024, 0.1
 CONDITIONS = ("rated", "random 1", "random 2")
 Decided = list[tuple[Dialogue, list[int]]]
 
@@ -64,7 +64,7 @@ def main() -> None:
         relief.append([*agreed, float(np.mean(reached))])
         print(split, sum(map(len, truth)), len(learn), len(test), *(f"{value:.3f}" for value in relief[-1]), flush=True)
     first = np.array(kls)
-    print(f"KL(rated, random) {first[:, :2].mean():.4f}, KL(random, random) {first[:, 2].mean():.4f} nats a turn")
+    print(f"KL(rated, random) {first[:, :2].mean():.1e}, KL(random, random) {first[:, 2].mean():.1e} nats a turn")
     means = np.mean(relief, axis=0)
     names = [*CONDITIONS, "all alike"]
     print("agreed outcome:", ", ".join(f"{name} {mean:.3f}" for name, mean in zip(names, means, strict=True)))
