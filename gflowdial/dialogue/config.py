@@ -155,6 +155,7 @@ class TrainingConfig(Section):
         max_tokens: prefixes longer than this lose their earliest turns; a search tree that has one is refused.
         tokens_per_pass: how many tokens the language model reads at once; see `FlowTrainingArguments`.
         attention: how it attends along packed prefixes; see `gflowdial.estimators.packing.Attention`.
+        each: by method, the settings of this section that it has for itself.
     """
 
     methods: Annotated[
@@ -182,6 +183,22 @@ class TrainingConfig(Section):
     max_tokens: Annotated[int, Field(ge=32)] = 1024
     tokens_per_pass: Annotated[int, Field(ge=1)] = 4096
     attention: Attention = "sdpa"
+    each: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingConfig":
+        for name, own in self.each.items():
+            if name not in self.methods:
+                raise ValueError(f"each: {name!r} is none of the methods: choose one of {', '.join(self.methods)}")
+            if wrong := {"methods", "each", "tuning", "max_tokens", "attention"} & {*own}:
+                raise ValueError(f"each.{name}: {', '.join(sorted(wrong))} is the same for all methods")
+            self.of(name)
+        return self
+
+    def of(self, method: str) -> "TrainingConfig":
+        """The section as it is for one method."""
+        own = self.each.get(method, {})
+        return TrainingConfig.model_validate({**self.model_dump(exclude={"each"}), **own}) if own else self
 
 
 class WishesConfig(Section):

@@ -41,8 +41,8 @@ HISTORY = "history.json"
 def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     """Train and save one policy, its log and the curves."""
     run = Run.open(folder)
-    setting = Setting.of(run)
-    config, training = run.config, run.config.training
+    config, training = run.config, run.config.training.of(name)
+    setting = Setting(config.model_copy(update={"training": training}), run.folder)
     set_seed(seed)
     policy, how = setting.untrained(run, seed), method_of(setting, name)
     temperature = at_temperature(name, training.temperature)[1]
@@ -85,7 +85,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
 
 def method_of(setting: Setting, name: str) -> Method:
     """A method under the run's settings; of METHOD@τ the first part."""
-    training = setting.config.training
+    training = setting.config.training.of(name)
     return method(
         at_temperature(name, training.temperature)[0],
         untried=training.untried,

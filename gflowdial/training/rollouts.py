@@ -10,6 +10,7 @@ import torch
 from gflowdial.search.environment import AnyEnvironment, State
 from gflowdial.search.growth import RolloutPolicy, grow
 from gflowdial.search.tree import SearchTree
+from gflowdial.shapes import Bool, Tensor
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,6 @@ class Rollouts(Generic[State]):
 
     def grown(self, trees: Sequence[SearchTree[State]], step: int) -> list[SearchTree[State]]:
         """``trees`` with further trajectories of the policy."""
-        if not self.number:
-            return list(trees)
         return grow(
             self.environment,
             SearchTree.merge(trees),
@@ -61,10 +60,11 @@ class Rollouts(Generic[State]):
             temperature=self.temperature,
         ).split()
 
-    def drawn(self, before: SearchTree[State], after: SearchTree[State], step: int) -> SearchTree[State]:
-        """What a step looks at of a tree that grew from ``before``: what is new, and what is replayed."""
+    def drawn(self, before: SearchTree[State], after: SearchTree[State], step: int) -> Bool[Tensor, " nodes"]:
+        """Which nodes a step looks at of a tree that grew from ``before``: paths to what is new, and to what is
+        replayed."""
         if self.replay is None:
-            return after
+            return torch.ones(len(after.states), dtype=torch.bool)
         looked_at = torch.zeros(len(after.states), dtype=torch.float64)
         looked_at[len(before.states) :] = 1
         leaves = after.forest.leaves.numpy()
@@ -75,7 +75,7 @@ class Rollouts(Generic[State]):
             share = (preferred / preferred.sum() + 1 / len(old)) / 2
             stream = np.random.default_rng([self.seed, step, len(after.states)])
             looked_at[stream.choice(old, min(self.replay, len(old)), replace=False, p=share)] = 1
-        return after.select(after.forest.subtree_sum(looked_at) > 0)
+        return after.forest.subtree_sum(looked_at) > 0
 
     def _seeds(self, trees: int, step: int) -> list[int]:
         return [int(seed) for seed in np.random.default_rng([self.seed, step]).integers(2**63, size=trees)]

@@ -164,15 +164,21 @@ class FlowTrainer(Trainer):
         cast(nn.Module, self.model).eval()
         before = [self.trees[number].tree for number in numbers]
         if self.on_policy:
-            looked_at = rollouts.fresh(before, step)
-            self.environment_steps += sum(steps_of(tree) for tree in looked_at)
-        else:
+            fresh = rollouts.fresh(before, step)
+            self.environment_steps += sum(map(steps_of, fresh))
+            return self.with_reference(self._encoded(fresh))
+        if rollouts.number:
             grown = rollouts.grown(before, step)
             self.environment_steps += sum(map(steps_of, grown)) - sum(map(steps_of, before))
-            for number, tree in zip(numbers, grown, strict=True):
-                self.trees[number] = EncodedTree(tree, ())
-            looked_at = [rollouts.drawn(*pair, step) for pair in zip(before, grown, strict=True)]
-        return self.with_reference(self._encoded(looked_at))
+            for number, each in zip(numbers, self._encoded(grown), strict=True):
+                self.trees[number] = each
+        looked_at = []
+        for old, number in zip(before, numbers, strict=True):
+            each = self.trees[number]
+            nodes = rollouts.drawn(old, each.tree, step)
+            tokens = [each.tokens[node] for node in nodes.nonzero().squeeze(1).tolist()]
+            looked_at.append(EncodedTree(each.tree.select(nodes), tokens))
+        return self.with_reference(looked_at)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """The mean over all trees of the batch, in its passes; processes exchange gradients after the last."""

@@ -142,3 +142,25 @@ def test_a_wrong_temperature_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings(methods=[name])))
     with pytest.raises(ConfigError, match="METHOD@τ with a number above 0"):
         load_config(tmp_path / "run.yaml")
+
+
+def test_a_method_may_have_settings_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings(each={"rloo": {"epochs": 7, "rollouts": 3}})))
+    training = load_config(tmp_path / "run.yaml").training
+    assert (training.of("rloo").epochs, training.of("rloo").rollouts) == (7, 3)
+    assert training.of("subtrajectory_balance") == training
+
+
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        ({"grpo": {"epochs": 1}}, "'grpo' is none of the methods"),
+        ({"rloo": {"epoch": 1}}, "epoch"),
+        ({"rloo": {"epochs": -1}}, "greater than 0"),
+        ({"rloo": {"tuning": "adapter"}}, "is the same for all methods"),
+    ],
+)
+def test_wrong_settings_of_a_method_are_refused(each: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings(each=each)))
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "run.yaml")

@@ -129,7 +129,7 @@ def test_a_step_looks_at_new_trajectories_and_at_some_old_ones(replay: int) -> N
     rollouts = Rollouts(world, world.log_prior, number=3, seed=1, replay=replay)
     (before,) = rollouts.grown([SearchTree.begin(ROOTS[:1], ACTIONS)], 0)
     (after,) = rollouts.grown([before], 1)
-    looked_at = rollouts.drawn(before, after, 1)
+    looked_at = after.select(rollouts.drawn(before, after, 1))
     new = set(after.states[len(before.states) :])
     assert new <= set(looked_at.states)
     old_leaves = {before.states[leaf] for leaf in before.forest.leaves.tolist()}
@@ -141,7 +141,7 @@ def test_replay_prefers_what_earned_more() -> None:
     rollouts = Rollouts(Letters(), Letters().log_prior, number=60, seed=1, replay=10, priority=9.0)
     (tree,) = rollouts.grown([SearchTree.begin(ROOTS[:1], ACTIONS)], 0)
     rollouts = replace(rollouts, number=0)
-    draws = [rollouts.drawn(tree, tree, step) for step in range(200)]
+    draws = [tree.select(rollouts.drawn(tree, tree, step)) for step in range(200)]
     counts = np.zeros(len(tree.states))
     place = {state: node for node, state in enumerate(tree.states)}
     for drawn in draws:
