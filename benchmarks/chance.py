@@ -27,7 +27,7 @@ from gflowdial.search import SearchTree, enumerate_tree
 from gflowdial.segments import Segments
 
 SCENES, TURNS, TEMPERATURE = 9, 2, 0.1
-SEEDS, STEPS, LEARNING_RATE = 5, 1_200, 0.1
+SEEDS, STEPS, LEARNING_RATE = 5, 300, 0.1
 Answers = Literal["fresh", "kept", "fixed"]
 Weights = Literal["frequency", "known", "learned"]
 T_95 = 2.776
