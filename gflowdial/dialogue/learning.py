@@ -143,7 +143,7 @@ def _trainer(
 ) -> FlowTrainer:
     config, training = setting.config, setting.config.training
     evaluated = bool(training.evaluations and (validation or measure))
-    keeps_best = evaluated and bool(validation)
+    keeps_best = evaluated and bool(validation) and (measure is not None or not how.on_policy)
     every: dict[str, Any] = {"eval_strategy": "no", "logging_strategy": "no"}
     if evaluated:
         steps = math.ceil(math.ceil(len(trees) / training.batch_size) * training.epochs)
@@ -164,8 +164,9 @@ def _trainer(
             save_only_model=True,
             save_total_limit=1,
             load_best_model_at_end=keeps_best,
-            metric_for_best_model="eval_loss" if keeps_best else None,
-            greater_is_better=False if keeps_best else None,
+            # The loss of a policy gradient does not tell which weights are better.
+            metric_for_best_model=("eval_expected_return" if how.on_policy else "eval_loss") if keeps_best else None,
+            greater_is_better=how.on_policy if keeps_best else None,
             report_to=[],
             disable_tqdm=config.compute.jobs > 1 or config.model.kind == "tiny",
             use_cpu=device_of(config.compute).type == "cpu",

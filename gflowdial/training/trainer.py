@@ -232,16 +232,20 @@ class FlowTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """The mean loss over the validation trees, and what ``measure`` tells."""
+        """The mean loss over the validation trees, and what ``measure`` tells.
+
+        The loss of a policy gradient does not tell how good a policy is: on policy there is ``measure`` alone.
+        """
         model = cast(nn.Module, self.model).eval()
         total, collator = 0.0, self.collator
         if self.conditions is not None:
             collator = replace(collator, conditions=partial(self.conditions, torch.Generator().manual_seed(0)))
-        for part in collator.passes(self.validation):
+        trees = [] if self.on_policy else self.validation
+        for part in collator.passes(trees):
             batch = collator.collate(part).to(self.args.device)
             value = self._mean_loss(model(*policy_inputs(batch)), batch)
             total += batch.forest.num_trees * float(value)
-        metrics = {f"{metric_key_prefix}_loss": total / len(self.validation)} if self.validation else {}
+        metrics = {f"{metric_key_prefix}_loss": total / len(trees)} if trees else {}
         metrics |= dict(self.measure()) if self.measure is not None else {}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
