@@ -144,7 +144,8 @@ class TrainingConfig(Section):
             far is the prior of the search, and the new trees join the old ones.
         evaluations: how often in a training the loss on the validation scenes is computed, and, where conversations can
             be enumerated, what the policy makes of validation and of training scenes; the weights of the least loss are
-            kept, of a method that learns on policy those of the greatest return. 0, or no validation scenes: the last weights are kept.
+            kept, of a method that learns on policy those of the greatest return. 0, or no validation scenes: the last
+            weights are kept.
         patience: after how many evaluations without a smaller loss training stops; None: never.
         untried: what becomes of moves that the search never tried; see `gflowdial.training.trees.Untried`.
         floor: the share of ``untried: floor``.
