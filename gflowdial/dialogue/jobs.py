@@ -2,8 +2,9 @@
 
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -17,11 +18,16 @@ _shared: Any = None
 
 
 def run_jobs(
-    job: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], compute: ComputeConfig, shared: Any = None
+    job: Callable[..., Result],
+    arguments: Sequence[tuple[Any, ...]],
+    compute: ComputeConfig,
+    shared: Any = None,
+    after: Mapping[int, int] = MappingProxyType({}),
 ) -> Iterator[tuple[int, Result]]:
     """Call ``job(shared, *argument)`` for each argument and yield ``(index, result)`` as they finish.
 
-    What is shared goes to each process once. The number of threads that a job has is part of the settings, because sums
+    A job whose index is in ``after`` begins when the earlier one that it names is done. What is shared goes to each
+    process once. The number of threads that a job has is part of the settings, because sums
     in another order round differently.
     """
     if compute.jobs == 1:
@@ -31,9 +37,20 @@ def run_jobs(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(compute.jobs, context, initializer=_start, initargs=(compute.threads, shared)) as pool:
-        futures = {pool.submit(_call, job, argument): index for index, argument in enumerate(arguments)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+
+        def begin(waited: int | None) -> dict[Future[Result], int]:
+            free = [index for index in range(len(arguments)) if after.get(index) == waited]
+            return {pool.submit(_call, job, arguments[index]): index for index in free}
+
+        running = begin(None)
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            # In the order of their indices, also where several are done at once.
+            for future in sorted(done, key=running.__getitem__):
+                index = running.pop(future)
+                result = future.result()
+                running |= begin(index)
+                yield index, result
 
 
 def _call(job: Callable[..., Result], argument: tuple[Any, ...]) -> Result:

@@ -38,16 +38,14 @@ def train_all(run: Run, report: Report) -> None:
         _check(run, seeds, lengths=True)
     bases = [seed for seed in config.seeds if config.model.kind == "tiny" and not run.base(seed).is_dir()]
     policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
-    total = len(bases) + len(policies)
-    done = 0
-    report("language model" if bases else "policies", done, total)
-    for index, _ in run_jobs(train_base, [(run.folder, seed) for seed in bases], config.compute):
-        done += 1
-        report(f"language model, seed {bases[index]}", done, total)
-    for index, _ in run_jobs(train_policy, [(run.folder, *policy) for policy in policies], config.compute):
-        done += 1
-        seed, name = policies[index]
-        report(f"{name}, seed {seed}", done, total)
+    jobs: list[tuple[int, str | None]] = [*((seed, None) for seed in bases), *policies]
+    # A policy waits for the language model of its seed.
+    after = {index: bases.index(seed) for index, (seed, name) in enumerate(jobs) if name and seed in bases}
+    report("language model" if bases else "policies", 0, len(jobs))
+    arguments = [(run.folder, *job) for job in jobs]
+    for done, (index, _) in enumerate(run_jobs(train_one, arguments, config.compute, after=after), 1):
+        seed, name = jobs[index]
+        report(f"{name or 'language model'}, seed {seed}", done, len(jobs))
 
 
 def check_examples(_: None, folder: Path, seed: int, lengths: bool) -> None:
@@ -62,6 +60,11 @@ def check_examples(_: None, folder: Path, seed: int, lengths: bool) -> None:
 def _check(run: Run, seeds: Sequence[int], lengths: bool) -> None:
     for _ in run_jobs(check_examples, [(run.folder, seed, lengths) for seed in seeds], run.config.compute):
         pass
+
+
+def train_one(_: None, folder: Path, seed: int, name: str | None) -> None:
+    """Train a policy of a seed; without a name its language model."""
+    train_base(None, folder, seed) if name is None else train_policy(None, folder, seed, name)
 
 
 def train_base(_: None, folder: Path, seed: int) -> None:
