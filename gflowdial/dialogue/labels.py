@@ -32,7 +32,7 @@ def evaluate(run: Run, setting: Setting, report: Report) -> Evaluated:
     for done, (name, seed) in enumerate(cells):
         report(f"{name}, seed {seed}", done, len(cells))
         if name == "lm_prior":
-            policy = LearnedPolicy(setting.untrained(run, seed).model.eval(), setting.encoder, reference=True)
+            policy = LearnedPolicy(setting.untrained(run).model.eval(), setting.encoder, reference=True)
         else:
             policy = setting.learned(run, seed, name)
         found = [policy.log_policy(_prefixes([each])) for each in decided.held_out]

@@ -44,7 +44,7 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     config, training = run.config, run.config.training.of(name)
     setting = Setting(config.model_copy(update={"training": training}), run.folder)
     set_seed(seed)
-    policy, how = setting.untrained(run, seed), method_of(setting, name)
+    policy, how = setting.untrained(run), method_of(setting, name)
     temperature = at_temperature(name, training.temperature)[1]
     conversation = config.experiment == "conversation"
     trees, validation = examples(run, setting, seed), _validation(run, setting, seed)

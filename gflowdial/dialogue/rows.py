@@ -66,7 +66,7 @@ def is_search(name: str) -> bool:
 
 def depends_on_seed(name: str) -> bool:
     """Whether a policy is another one for each seed."""
-    return name not in (UNIFORM, EXACT)
+    return name not in (UNIFORM, PRIOR, EXACT)
 
 
 def policy_rows(setting: Setting) -> dict[str, list[str]]:
@@ -180,6 +180,6 @@ def policy_of(run: Run, setting: Setting, seed: int, name: str) -> DialoguePolic
     if name == UNIFORM:
         return UniformPolicy(len(setting.inventory))
     if name == PRIOR:
-        untrained = setting.untrained(run, seed)
+        untrained = setting.untrained(run)
         return LearnedPolicy(untrained.model.eval(), untrained.encoder, reference=True)
     return setting.learned(run, seed, name)

@@ -110,9 +110,10 @@ class Run:
         """The file of a seed's search trees of the validation scenes."""
         return self._seed(seed) / "validation.jsonl"
 
-    def base(self, seed: int) -> Path:
-        """The folder of a seed's language model, where the run trains one."""
-        return self._seed(seed) / "language_model"
+    @property
+    def base(self) -> Path:
+        """The folder of the language model of all policies, where the run trains one."""
+        return self.folder / "language_model"
 
     def policy(self, seed: int, method: str) -> Path:
         """The folder of a trained policy."""

@@ -300,7 +300,7 @@ class Setting:
             raise ConfigError(f"wishes: {error}") from None
         return wishes
 
-    def untrained(self, run: Run, seed: int) -> LearnedPolicy:
+    def untrained(self, run: Run) -> LearnedPolicy:
         """A policy before training: it is the language model's own prior."""
         adapter, training = self.config.adapter, self.config.training
 
@@ -317,7 +317,7 @@ class Setting:
             wish = None if self.wishes is None else Wish(training.temperature)
             return LearnedPolicy(model, self.encoder, wishes=self.wishes, wish=wish)
 
-        return self._on_base(run, seed, build)
+        return self._on_base(run, build)
 
     def learned(self, run: Run, seed: int, method: str) -> LearnedPolicy:
         """A trained policy of the run.
@@ -332,12 +332,12 @@ class Setting:
                 f"({', '.join(map(str, run.config.seeds))}) and methods ({', '.join(run.config.training.methods)})"
             )
         attention = self.config.training.attention
-        return self._on_base(run, seed, lambda base: LearnedPolicy.from_pretrained(folder, base, attention=attention))
+        return self._on_base(run, lambda base: LearnedPolicy.from_pretrained(folder, base, attention=attention))
 
-    def _on_base(self, run: Run, seed: int, build: Callable[[PreTrainedModel], LearnedPolicy]) -> LearnedPolicy:
-        """A policy on the seed's language model: on the copy that plays the roles, or a fresh one."""
+    def _on_base(self, run: Run, build: Callable[[PreTrainedModel], LearnedPolicy]) -> LearnedPolicy:
+        """A policy on the language model of the run: on the copy that plays the roles, or a fresh one."""
         model = self.config.model
-        name = str(run.base(seed)) if model.kind == "tiny" else model.name
+        name = str(run.base) if model.kind == "tiny" else model.name
         # A second policy on one copy would put its adapter on top of the first one's.
         local = self._local_models.pop(name, None)
         policy = build(local.model if local else language_model(name, "model.name", self.config.compute)[0])

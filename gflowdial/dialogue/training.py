@@ -36,16 +36,16 @@ def train_all(run: Run, report: Report) -> None:
     if no_tokenizer:
         whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
         _check(run, seeds, lengths=True)
-    bases = [seed for seed in config.seeds if config.model.kind == "tiny" and not run.base(seed).is_dir()]
+    # One language model for all seeds, as a pretrained one would be; the policies wait for it.
+    base = [(config.seeds[0], None)] if config.model.kind == "tiny" and not run.base.is_dir() else []
     policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
-    jobs: list[tuple[int, str | None]] = [*((seed, None) for seed in bases), *policies]
-    # A policy waits for the language model of its seed.
-    after = {index: bases.index(seed) for index, (seed, name) in enumerate(jobs) if name and seed in bases}
-    report("language model" if bases else "policies", 0, len(jobs))
+    jobs: list[tuple[int, str | None]] = [*base, *policies]
+    after = dict.fromkeys(range(1, len(jobs)), 0) if base else {}
+    report("language model" if base else "policies", 0, len(jobs))
     arguments = [(run.folder, *job) for job in jobs]
     for done, (index, _) in enumerate(run_jobs(train_one, arguments, config.compute, after=after), 1):
         seed, name = jobs[index]
-        report(f"{name or 'language model'}, seed {seed}", done, len(jobs))
+        report(f"{name}, seed {seed}" if name else "language model", done, len(jobs))
 
 
 def check_examples(_: None, folder: Path, seed: int, lengths: bool) -> None:
@@ -63,19 +63,19 @@ def _check(run: Run, seeds: Sequence[int], lengths: bool) -> None:
 
 
 def train_one(_: None, folder: Path, seed: int, name: str | None) -> None:
-    """Train a policy of a seed; without a name its language model."""
+    """Train a policy of a seed; without a name the language model of all."""
     train_base(None, folder, seed) if name is None else train_policy(None, folder, seed, name)
 
 
 def train_base(_: None, folder: Path, seed: int) -> None:
-    """Train the small language model of a seed on transcripts of the prior's own conversations."""
+    """Train the small language model on transcripts of the prior's own conversations."""
     run = Run.open(folder)
     setting = Setting.of(run)
     model = run.config.model
     assert model.kind == "tiny"
     transcripts = [setting.encoder.transcript(episode.dialogue) for episode in _prior_episodes(setting, seed)]
     device = device_of(run.config.compute)
-    whole(run.base(seed), partial(train_tiny, model, setting.encoder.tokenizer, transcripts, seed, device=device))
+    whole(run.base, partial(train_tiny, model, setting.encoder.tokenizer, transcripts, seed, device=device))
 
 
 def _prior_episodes(setting: Setting, seed: int) -> list[Episode]:

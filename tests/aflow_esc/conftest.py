@@ -43,7 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labelled(tmp_path_factory: pytest.TempPathFactory, finished: Path, corpus: Path) -> Path:
     """The folder of a label run, with few resamples."""
     folder = tmp_path_factory.mktemp("labels")
-    model = {"kind": "pretrained", "name": str(with_tokenizer(finished / "seed-0" / "language_model", folder))}
+    model = {"kind": "pretrained", "name": str(with_tokenizer(finished / "language_model", folder))}
     config = config_file(folder, LABELS, data={"source": str(corpus)}, model=model, roles=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labels, "_RESAMPLES", 30)

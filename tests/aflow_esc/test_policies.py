@@ -56,7 +56,7 @@ def test_the_reference_is_the_untrained_policy(
     finished: Path, learned: LearnedPolicy, dialogues: list[Dialogue]
 ) -> None:
     run = Run.open(finished)
-    made = Setting.of(run).untrained(run, 0)
+    made = Setting.of(run).untrained(run)
     untrained = LearnedPolicy(made.model.eval(), made.encoder)
     reference = LearnedPolicy(learned.model, learned.encoder, reference=True)
     np.testing.assert_allclose(untrained.log_policy(dialogues), reference.log_policy(dialogues), atol=1e-5)

@@ -34,7 +34,7 @@ def test_the_origin_names_versions_seeds_and_revision(tmp_path: Path) -> None:
 def test_asking_where_things_lie_makes_nothing(tmp_path: Path) -> None:
     run = Run.begin(tmp_path, CONFIG)
     before = contents(tmp_path)
-    places = [run.trees(3), run.base(3), run.policy(3, "subtrajectory_balance")]
+    places = [run.trees(3), run.policy(3, "subtrajectory_balance")]
     assert len({place.parent.parts[len(tmp_path.parts)] for place in places}) == 1
     assert contents(tmp_path) == before
 

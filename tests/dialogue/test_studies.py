@@ -137,7 +137,7 @@ def test_differences_are_to_the_first_cell_in_pairs(folder: Path, results: dict[
 
 def test_cells_share_what_is_the_same(folder: Path) -> None:
     cells = folder / "cells"
-    trees, model = "seed-1/trees.jsonl", "seed-1/language_model/model.safetensors"
+    trees, model = "seed-1/trees.jsonl", "language_model/model.safetensors"
     assert (cells / "base" / trees).read_bytes() == (cells / "warm" / trees).read_bytes()
     assert (cells / "base" / trees).read_bytes() != (cells / "deep" / trees).read_bytes()
     assert (cells / "base" / model).read_bytes() == (cells / "deep" / model).read_bytes()

@@ -50,16 +50,15 @@ def by_stage(run: Run) -> list[Record]:
     records = []
     for name, of_policy in tables.items():
         for stage in ("all", *STAGES):
-            # A row with one table for all seeds meets each seed's prior.
-            pairs = zip(of_policy * (1 if depends_on_seed(name) else len(tables[PRIOR])), tables[PRIOR], strict=True)
+            (of_prior,) = tables[PRIOR]
             outcomes = [
                 [
                     scene.outcome(
                         log_pf if stage == "all" else _only_in(scene.tree, STAGES.index(stage), turns, log_pf, prior)
                     )
-                    for scene, log_pf, prior in zip(scenes, *both, strict=True)
+                    for scene, log_pf, prior in zip(scenes, of_seed, of_prior, strict=True)
                 ]
-                for both in pairs
+                for of_seed in of_policy
             ]
             records.append(Record(name, {"stage": stage}, outcomes, ids, training_steps(run, name)))
     return records

@@ -85,8 +85,7 @@ def _begun(folder: Path, config: RunConfig, done: Sequence[Run]) -> Run:
             other.check_searched_with(config)
             run.copy_trees(other)
         if _same_base(config, other.config):
-            for seed in config.seeds:
-                _copy(other.base(seed), run.base(seed))
+            _copy(other.base, run.base)
             _copy(Setting.of(other).own_tokenizer, Setting.of(run).own_tokenizer)
     return run
 
