@@ -4,6 +4,7 @@ import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.context import BaseContext
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ def run_jobs(
         for index, argument in enumerate(arguments):
             yield index, job(shared, *argument)
         return
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     with ProcessPoolExecutor(compute.jobs, context, initializer=_start, initargs=(compute.threads, shared)) as pool:
 
         def begin(waited: int | None) -> dict[Future[Result], int]:
@@ -51,6 +52,15 @@ def run_jobs(
                 result = future.result()
                 running |= begin(index)
                 yield index, result
+
+
+def _context() -> BaseContext:
+    """New processes without the state of this one; where it can be had, from a server that has the imports done."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gflowdial.dialogue.training", "gflowdial.dialogue.evaluation"])
+    return context
 
 
 def _call(job: Callable[..., Result], argument: tuple[Any, ...]) -> Result:

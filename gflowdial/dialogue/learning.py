@@ -147,7 +147,7 @@ def _trainer(
     every: dict[str, Any] = {"eval_strategy": "no", "logging_strategy": "no"}
     if evaluated:
         steps = math.ceil(math.ceil(len(trees) / training.batch_size) * training.epochs)
-        every = dict.fromkeys(("eval_steps", "logging_steps"), float(max(1, steps // training.evaluations)))
+        every = dict.fromkeys(("eval_steps", "logging_steps"), float(math.ceil(steps / training.evaluations)))
         every |= {"eval_strategy": "steps", "logging_strategy": "steps"}
     return FlowTrainer(
         policy.model,
