@@ -133,6 +133,7 @@ class TrainingConfig(Section):
     Attributes:
         methods: which, by name: one of `gflowdial.training.methods`, or a loss of `gflowdial.losses`; METHOD@τ trains
             for a target of its own.
+        start: the method whose policy training goes on from, as from METHOD to METHOD@τ; None: the language model.
         tuning: ``"adapter"`` trains LoRA on the language model, ``"full"`` all its weights.
         temperature: τ of the target R = exp(G/τ).
         rollouts: trajectories of the policy in training, per scene and step, that join the scene's tree; 0 for none. A
@@ -164,6 +165,7 @@ class TrainingConfig(Section):
     ]
     epochs: Annotated[float, Field(gt=0)] = 3.0
     batch_size: Annotated[int, Field(ge=1)] = 4
+    start: str | None = None
     tuning: Literal["adapter", "full"] = "adapter"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     head_learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -194,6 +196,12 @@ class TrainingConfig(Section):
             if wrong := {"methods", "each", "tuning", "max_tokens", "attention"} & {*own}:
                 raise ValueError(f"each.{name}: {', '.join(sorted(wrong))} is the same for all methods")
             self.of(name)
+        for name in self.methods:
+            started = [name]
+            while (start := self.of(started[-1]).start) is not None:
+                if start not in self.methods or start in started:
+                    raise ValueError(f"start of {name!r} is {start!r}: name another of the methods, and no circle")
+                started.append(start)
         return self
 
     def of(self, method: str) -> "TrainingConfig":

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
 from gflowdial.dialogue.config import at_temperature
 from gflowdial.dialogue.curves import draw_history
-from gflowdial.dialogue.environment import DialogueState
+from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import device_of
 from gflowdial.dialogue.outcomes import EnumeratedScene, mean_outcome, policy_log_pf
 from gflowdial.dialogue.policies import LearnedPolicy
@@ -23,7 +23,7 @@ from gflowdial.dialogue.runs import Run, partial_folder, whole
 from gflowdial.dialogue.searching import read_run_trees, read_validation_trees, search_config
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.trees import recorded_tree
-from gflowdial.dialogue.values import Dialogue, Scene
+from gflowdial.dialogue.values import Dialogue
 from gflowdial.dialogue.wishes import drawn_conditions
 from gflowdial.search import SearchTree, enumerate_tree, search, tree_seed, unite
 from gflowdial.training.methods import Method, method
@@ -32,14 +32,23 @@ from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments, steps
 from gflowdial.training.trees import Condition
 
 Trees = list[SearchTree[DialogueState]]
+Watched = Mapping[str, Sequence[EnumeratedScene]]
+"""By part, "train" and "eval", scenes with all conversations."""
 
 _WATCHED = 4
 """How many scenes of a part are played through at an evaluation, at most."""
 HISTORY = "history.json"
 
 
-def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
-    """Train and save one policy, its log and the curves."""
+def train_policy(watched: Watched | None, folder: Path, seed: int, name: str) -> None:
+    """Train and save one policy, its log and the curves.
+
+    Args:
+        watched: see `watched_scenes`.
+        folder: of the run.
+        seed: of the policy.
+        name: of its method.
+    """
     run = Run.open(folder)
     config, training = run.config, run.config.training.of(name)
     setting = Setting(config.model_copy(update={"training": training}), run.folder)
@@ -49,8 +58,9 @@ def train_policy(_: None, folder: Path, seed: int, name: str) -> None:
     conversation = config.experiment == "conversation"
     trees, validation = examples(run, setting, seed), _validation(run, setting, seed)
     history: list[dict[str, Any]] = []
-    watched = conversation and training.evaluations and setting.is_enumerable
-    measure = _measure(setting, policy, temperature) if watched else None
+    if training.start is not None:
+        policy.model.load_weights(run.policy(seed, training.start))
+    measure = _measure(setting.environment, policy, watched, temperature) if watched and training.evaluations else None
     work = partial_folder(run.policy(seed, name)).with_suffix(".work")
     steps = sum(map(steps_of, trees)) if conversation and not how.on_policy else 0
     for number in range(training.rounds):
@@ -235,15 +245,27 @@ class PolicyPrior:
         return self.policy.log_policy(dialogues)
 
 
-def _measure(setting: Setting, policy: LearnedPolicy, temperature: float) -> Callable[[], dict[str, float]]:
-    """What the policy makes of a few training and validation scenes, exactly."""
-    environment, scenes = setting.environment, setting.scenes
+def watched_scenes(setting: Setting) -> Watched | None:
+    """A few training and validation scenes with all conversations; None where training does not look at them."""
+    config, scenes = setting.config, setting.scenes if setting.config.experiment == "conversation" else None
+    evaluated = any(config.training.of(name).evaluations for name in config.training.methods)
+    if scenes is None or not evaluated or not setting.is_enumerable:
+        return None
+    parts = {"train": scenes.train, "eval": scenes.validation}
+    return {
+        name: [
+            EnumeratedScene.of(setting.environment, tree, config.training.temperature)
+            for tree in (enumerate_tree(setting.environment, [DialogueState.begin(scene)]) for scene in part[:_WATCHED])
+        ]
+        for name, part in parts.items()
+    }
 
-    def played(part: Sequence[Scene]) -> list[EnumeratedScene]:
-        trees = [enumerate_tree(environment, [DialogueState.begin(scene)]) for scene in part[:_WATCHED]]
-        return [EnumeratedScene.of(environment, tree, temperature) for tree in trees]
 
-    parts = {"train": played(scenes.train), "eval": played(scenes.validation)}
+def _measure(
+    environment: DialogueEnvironment, policy: LearnedPolicy, watched: Watched, temperature: float
+) -> Callable[[], dict[str, float]]:
+    """What the policy makes of the watched scenes, exactly."""
+    parts = {name: [scene.at(temperature) for scene in scenes] for name, scenes in watched.items()}
 
     def measure() -> dict[str, float]:
         found: dict[str, float] = {}

@@ -10,7 +10,7 @@ from gflowdial.dialogue.config import ConfigError
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.jobs import run_jobs
 from gflowdial.dialogue.language_models import device_of, train_tiny, train_tokenizer
-from gflowdial.dialogue.learning import examples, method_of, train_policy
+from gflowdial.dialogue.learning import Watched, examples, method_of, train_policy, watched_scenes
 from gflowdial.dialogue.play import Episode, play
 from gflowdial.dialogue.policies import PriorPolicy
 from gflowdial.dialogue.progress import Report
@@ -36,14 +36,18 @@ def train_all(run: Run, report: Report) -> None:
     if no_tokenizer:
         whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
         _check(run, seeds, lengths=True)
-    # One language model for all seeds, as a pretrained one would be; the policies wait for it.
+    # One language model for all seeds, as a pretrained one would be.
     base = [(config.seeds[0], None)] if config.model.kind == "tiny" and not run.base.is_dir() else []
     policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
     jobs: list[tuple[int, str | None]] = [*base, *policies]
+    # A policy waits for the one that it starts from, or for the language model, where these are not there yet.
     after = dict.fromkeys(range(1, len(jobs)), 0) if base else {}
+    starts = [(seed, config.training.of(name).start if name else None) for seed, name in jobs]
+    after |= {index: jobs.index(start) for index, start in enumerate(starts) if start[1] and start in jobs}
     report("language model" if base else "policies", 0, len(jobs))
     arguments = [(run.folder, *job) for job in jobs]
-    for done, (index, _) in enumerate(run_jobs(train_one, arguments, config.compute, after=after), 1):
+    trained = run_jobs(train_one, arguments, config.compute, shared=watched_scenes(setting), after=after)
+    for done, (index, _) in enumerate(trained, 1):
         seed, name = jobs[index]
         report(f"{name}, seed {seed}" if name else "language model", done, len(jobs))
 
@@ -62,9 +66,9 @@ def _check(run: Run, seeds: Sequence[int], lengths: bool) -> None:
         pass
 
 
-def train_one(_: None, folder: Path, seed: int, name: str | None) -> None:
+def train_one(watched: Watched | None, folder: Path, seed: int, name: str | None) -> None:
     """Train a policy of a seed; without a name the language model of all."""
-    train_base(None, folder, seed) if name is None else train_policy(None, folder, seed, name)
+    train_base(None, folder, seed) if name is None else train_policy(watched, folder, seed, name)
 
 
 def train_base(_: None, folder: Path, seed: int) -> None:

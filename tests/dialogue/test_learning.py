@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,6 +19,7 @@ from gflowdial.search import enumerate_tree
 
 TRAINING = {
     "methods": ["subtrajectory_balance", "log_partition_variance@0.3", "rloo"],
+    "each": {"log_partition_variance@0.3": {"start": "subtrajectory_balance"}},
     "tuning": "full",
     "epochs": 2,
     "batch_size": 2,
@@ -116,6 +118,23 @@ def test_a_method_at_a_temperature_has_a_target_of_its_own(run: Run) -> None:
     assert rows["log_partition_variance@0.3"]["total_variation"]["mean"] == pytest.approx(sum(found) / len(found))
 
 
+def test_a_policy_goes_on_from_the_one_that_it_starts_from(tmp_path: Path) -> None:
+    """With a rate of almost 0 it stays where it starts."""
+    name = "log_partition_variance@0.3"
+    run = trained(
+        tmp_path,
+        methods=[name, "subtrajectory_balance"],
+        each={name: {"start": "subtrajectory_balance", "learning_rate": 1e-12}},
+        rollouts=0,
+        rounds=1,
+    )
+    setting = Setting.of(run)
+    scenes = [DialogueState.begin(scene).dialogue for scene in setting.scenes.held_out]
+    one, other = (setting.learned(run, 0, method).log_policy(scenes) for method in run.config.training.methods)
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    assert abs(one - setting.untrained(run).log_policy(scenes)).max() > 1e-3
+
+
 def test_full_tuning_trains_all_weights_and_keeps_the_first_as_reference(run: Run) -> None:
     policy = Setting.of(run).learned(run, 0, "subtrajectory_balance").model
     moved = [
@@ -159,6 +178,8 @@ def test_a_method_may_have_settings_of_its_own(tmp_path: Path) -> None:
         ({"rloo": {"epoch": 1}}, "epoch"),
         ({"rloo": {"epochs": -1}}, "greater than 0"),
         ({"rloo": {"tuning": "adapter"}}, "is the same for all methods"),
+        ({"rloo": {"start": "grpo"}}, "name another of the methods"),
+        ({"rloo": {"start": "rloo"}}, "name another of the methods, and no circle"),
     ],
 )
 def test_wrong_settings_of_a_method_are_refused(each: dict[str, Any], message: str, tmp_path: Path) -> None:
