@@ -27,14 +27,18 @@ def run_jobs(
 ) -> Iterator[tuple[int, Result]]:
     """Call ``job(shared, *argument)`` for each argument and yield ``(index, result)`` as they finish.
 
-    A job whose index is in ``after`` begins when the earlier one that it names is done. What is shared goes to each
+    A job whose index is in ``after`` begins when the one that it names is done. What is shared goes to each
     process once. The number of threads that a job has is part of the settings, because sums
     in another order round differently.
     """
     if compute.jobs == 1:
         _start(compute.threads, shared)
-        for index, argument in enumerate(arguments):
-            yield index, job(shared, *argument)
+
+        def before(index: int) -> int:
+            return 1 + before(after[index]) if index in after else 0
+
+        for index in sorted(range(len(arguments)), key=before):
+            yield index, job(shared, *arguments[index])
         return
     context = _context()
     with ProcessPoolExecutor(compute.jobs, context, initializer=_start, initargs=(compute.threads, shared)) as pool:

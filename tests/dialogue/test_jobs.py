@@ -17,7 +17,7 @@ def note(shared: str, folder: Path, number: int, before: int | None) -> str:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_job_begins_after_the_one_it_waits_for(jobs: int, tmp_path: Path) -> None:
-    before = [None, None, 0, 1, 2, 0]
+    before = [None, 3, 0, None, 2, 1]
     arguments = [(tmp_path, number, earlier) for number, earlier in enumerate(before)]
     after = {number: earlier for number, earlier in enumerate(before) if earlier is not None}
     found = dict(run_jobs(note, arguments, ComputeConfig(jobs=jobs, threads=1), "shared", after))
