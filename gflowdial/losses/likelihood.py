@@ -22,7 +22,7 @@ def maximum_likelihood(
 
     Args:
         log_pf: forward log-probability of each action, ``[edges]``.
-        log_reward: log R of each leaf, ``[leaves]``, or None; no gradient reaches it.
+        log_reward: log R of each leaf, ``[leaves]``, or None.
         forest: which state follows which.
 
     Returns:
@@ -37,8 +37,7 @@ def maximum_likelihood(
     if log_reward is None:
         return tree_mean(surprise, forest.leaf_tree, forest).to(log_pf.dtype)
     trees = Segments.from_ids(forest.leaf_tree, forest.num_trees)
-    # What a leaf counts is data, also where it stands for a learned flow.
-    share = segments.softmax(lift("log_reward", log_reward, forest, "leaf").detach(), trees)
+    share = segments.softmax(lift("log_reward", log_reward, forest, "leaf"), trees)
     return segments.sum(share * surprise, trees).mean().to(log_pf.dtype)
 
 

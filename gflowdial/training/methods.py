@@ -71,6 +71,13 @@ def afpo(
     return losses.afpo(flows, log_pf, None, anchors, forest, variant=variant, flow=flow)
 
 
+def maximum_likelihood(
+    log_pf: Float[Tensor, " edges"], log_reward: Float[Tensor, " leaves"], forest: Forest
+) -> Float[Tensor, ""]:
+    """`losses.maximum_likelihood`, to which the learned flow of a leaf that has not ended is data too."""
+    return losses.maximum_likelihood(log_pf, log_reward.detach(), forest)
+
+
 def _published(read_leaves: bool = False, **options: Any) -> "_Builder":
     """AFPO as published: P_F over all actions, with the KL and the ranking term where they have a weight."""
 
@@ -111,6 +118,7 @@ METHODS: Mapping[str, _Builder] = {
     "afpo_released_second": _released(flow=losses.released_flow_balance),
     "afpo_without_flow_balance": _released(preference=losses.released_preference),
     "afpo_without_process_supervision": _released(False, flow=losses.released_flow_balance, kl="released_kl"),
+    "maximum_likelihood": lambda untried, **_: Method(maximum_likelihood, untried),
     "afpo_paper_edge": _published(variant="paper", flow="edge"),
     "afpo_paper_state": _published(variant="paper", flow="state", read_leaves=True),
 }

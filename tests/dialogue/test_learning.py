@@ -14,8 +14,10 @@ from gflowdial.dialogue.config import ConfigError, load_config
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.outcomes import EnumeratedScene, policy_log_pf
 from gflowdial.dialogue.runs import Run
+from gflowdial.dialogue.searching import read_run_trees
 from gflowdial.dialogue.setting import Setting
 from gflowdial.search import enumerate_tree
+from gflowdial.training.trainer import steps_of
 
 TRAINING = {
     "methods": ["subtrajectory_balance", "log_partition_variance@0.3", "rloo"],
@@ -88,7 +90,9 @@ def test_steps_are_those_of_searches_and_rollouts(run: Run) -> None:
     # Each of 2 rounds has 2 epochs, in each of which 2 rollouts of at most 2 turns start from every training scene.
     scenes = len(Setting.of(run).scenes.train)
     assert 0 < on_policy[-1]["environment_steps"] <= 2 * 2 * 2 * 2 * scenes
-    assert facts(run, "subtrajectory_balance")["environment_steps"] > on_policy[-1]["environment_steps"]
+    searched = sum(steps_of(tree) for tree in read_run_trees(run, Setting.of(run), 0))
+    assert facts(run, "subtrajectory_balance")["environment_steps"] > searched
+    assert on_policy[-1]["environment_steps"] == facts(run, "rloo")["environment_steps"]
 
 
 def test_a_policy_keeps_the_weights_of_the_least_validation_loss(run: Run) -> None:

@@ -150,7 +150,7 @@ def test_values_of_single_scenes_stand_in_the_results(results: dict[str, Any]) -
     scenes, rows = results["held_out_scenes"], results["rows"]
     assert results["by_scene"].keys() == rows.keys()
     for name, by_seed in results["by_scene"].items():
-        assert list(by_seed) == (["0"] if name in ("uniform", *EXACT) else ["0", "1"])
+        assert list(by_seed) == (["0"] if name in ("uniform", "lm_prior", *EXACT) else ["0", "1"])
         for measure, estimate in rows[name].items():
             if estimate is not None:
                 assert all(len(values) == len(scenes) for values in by_seed.values())
@@ -196,7 +196,8 @@ def test_played_dialogues_are_written(task: str, finished: Path, tmp_path: Path)
     scenes = {scene.id: scene for scene in setting.scenes.held_out}
     cells = [
         ("uniform", 0),
-        *((name, seed) for name in ("lm_prior", *sampled_and_greedy(METHODS[task])) for seed in (0, 1)),
+        ("lm_prior", 0),
+        *((name, seed) for name in sampled_and_greedy(METHODS[task]) for seed in (0, 1)),
     ]
     assert [(line["policy"], line["seed"], line["scene"]) for line in lines] == [
         (name, seed, scene) for name, seed in cells for scene in found["held_out_scenes"] for _ in range(2)

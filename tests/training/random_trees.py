@@ -14,14 +14,14 @@ ACTIONS = 5
 
 
 def search_tree(parent: list[int], action: list[int], **fields: Any) -> SearchTree[int]:
-    """A tree of the given shape; what is not given is one visit, value 1 and an even prior."""
+    """A tree of the given shape; what is not given is one visit, value 1, an even prior, and leaves that have ended."""
     nodes = len(parent)
     settings: dict[str, Any] = {
         "reward": torch.zeros(nodes).double(),
         "visits": torch.ones(nodes, dtype=torch.int64),
         "value": torch.ones(nodes).double(),
         "log_prior": torch.full((nodes, ACTIONS), 1 / ACTIONS).double().log(),
-        "ended": torch.zeros(nodes, dtype=torch.bool),
+        "ended": torch.tensor([node not in parent for node in range(nodes)]),
         "expanded": torch.ones(nodes, dtype=torch.bool),
         "chance": torch.zeros(nodes, dtype=torch.bool),
         "log_chance": torch.zeros(nodes).double(),

@@ -80,7 +80,7 @@ def test_another_policy_has_a_loss(name: str, seeds: list[tuple[int, int]], untr
     assert loss(chosen, replace(output, log_policy=other.log_softmax(-1)), batch) > 1e-4
 
 
-def test_masked_normalises_over_the_tried_and_zero_over_all() -> None:
+def test_masked_normalises_over_the_tried_and_free_over_all() -> None:
     batches = {
         untried: batch_for(Method("trajectory_balance", untried), [encoded_tree(3, 2)]) for untried in get_args(Untried)
     }
@@ -88,9 +88,9 @@ def test_masked_normalises_over_the_tried_and_zero_over_all() -> None:
     log_policy = torch.log_softmax(torch.arange(ACTIONS).float(), 0)[None]
     output = PolicyOutput(log_policy, torch.zeros(1, ACTIONS), torch.zeros(1))
     log_reward = float(batches["masked"].log_reward)
-    masked, zero = (loss(Method("trajectory_balance", u), output, batches[u]) for u in ("masked", "free"))
+    masked, free = (loss(Method("trajectory_balance", u), output, batches[u]) for u in ("masked", "free"))
     assert masked == pytest.approx(log_reward**2, rel=1e-5)
-    assert zero == pytest.approx((float(log_policy[0, tried]) - log_reward) ** 2, rel=1e-5)
+    assert free == pytest.approx((float(log_policy[0, tried]) - log_reward) ** 2, rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
