@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
 
 from examples.aflow_esc.task import TASK
-from gflowdial.dialogue.config import TinyModelConfig
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.labels import agreed_outcome
 from gflowdial.dialogue.language_models import train_tiny, train_tokenizer
+from gflowdial.dialogue.model_config import TinyModelConfig
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.splits import split_by_scene

@@ -23,10 +23,10 @@ from benchmarks.provenance import write_results, write_table
 from benchmarks.tables import table
 from examples.aflow_esc.simulated import simulated_roles
 from examples.aflow_esc.task import TASK
-from gflowdial.dialogue.config import TinyModelConfig
 from gflowdial.dialogue.encoding import DialogueEncoder, DialogueTexts
 from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import train_tiny
+from gflowdial.dialogue.model_config import TinyModelConfig
 from gflowdial.dialogue.outcomes import EnumeratedScene, greedy_log_pf, policy_log_pf
 from gflowdial.dialogue.play import play
 from gflowdial.dialogue.policies import LearnedPolicy, PriorPolicy

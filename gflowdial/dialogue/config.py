@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from gflowdial.dialogue.data_config import DataConfig, Section
+from gflowdial.dialogue.model_config import AdapterConfig, PretrainedModelConfig, TinyModelConfig
 from gflowdial.dialogue.task import RoleMaker
 from gflowdial.estimators.packing import Attention
 from gflowdial.search import SearchConfig
@@ -91,42 +92,6 @@ else:
     )
 
 
-class TinyModelConfig(Section):
-    """A small causal transformer, trained from scratch on transcripts of the prior's own conversations."""
-
-    kind: Literal["tiny"]
-    hidden_size: Annotated[int, Field(ge=8)] = 64
-    layers: Annotated[int, Field(ge=1)] = 2
-    heads: Annotated[int, Field(ge=1)] = 4
-    transcripts_per_scene: Annotated[int, Field(ge=1)] = 8
-    epochs: Annotated[float, Field(gt=0)] = 4.0
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-
-    @model_validator(mode="after")
-    def _check(self) -> "TinyModelConfig":
-        # Rotary positions turn pairs of a head's numbers.
-        if self.hidden_size % (2 * self.heads):
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of twice the heads, here {2 * self.heads}"
-            )
-        return self
-
-
-class PretrainedModelConfig(Section):
-    """A causal language model that exists already: ``"smollm2"``, a folder, or the id of a model on a hub."""
-
-    kind: Literal["pretrained"]
-    name: str = "smollm2"
-
-
-class AdapterConfig(Section):
-    """LoRA; the paper's rank and alpha."""
-
-    rank: Annotated[int, Field(ge=1)] = 32
-    alpha: Annotated[int, Field(ge=1)] = 64
-
-
 class TrainingConfig(Section):
     """How policies are trained.
 
@@ -196,7 +161,9 @@ class TrainingConfig(Section):
             if wrong := {"methods", "each", "tuning", "max_tokens", "attention"} & {*own}:
                 raise ValueError(f"each.{name}: {', '.join(sorted(wrong))} is the same for all methods")
             self.of(name)
-        for name in self.methods:
+        if self.start is not None and len(self.methods) > 1:
+            raise ValueError("start is of one method: give it in `each`")
+        for name in self.each:
             started = [name]
             while (start := self.of(started[-1]).start) is not None:
                 if start not in self.methods or start in started:
@@ -207,7 +174,11 @@ class TrainingConfig(Section):
     def of(self, method: str) -> "TrainingConfig":
         """The section as it is for one method."""
         own = self.each.get(method, {})
-        return TrainingConfig.model_validate({**self.model_dump(exclude={"each"}), **own}) if own else self
+        return (
+            TrainingConfig.model_validate({**self.model_dump(exclude={"each"}), **own, "methods": [method]})
+            if own
+            else self
+        )
 
 
 class WishesConfig(Section):

@@ -21,8 +21,9 @@ from transformers import (
     set_seed,
 )
 
-from gflowdial.dialogue.config import ComputeConfig, ConfigError, PretrainedModelConfig, TinyModelConfig
+from gflowdial.dialogue.config import ComputeConfig, ConfigError
 from gflowdial.dialogue.local import ModelError, load_language_model
+from gflowdial.dialogue.model_config import PretrainedModelConfig, TinyModelConfig
 
 
 def device_of(compute: ComputeConfig) -> torch.device:

@@ -10,8 +10,9 @@ from examples.aflow_esc.crisis import recognise
 from examples.aflow_esc.scenes import OPENINGS, SupportScene, bundled_scenes, chat_scene, generated_scenes
 from examples.aflow_esc.simulated import tables
 from examples.aflow_esc.task import TASK
-from gflowdial.dialogue.config import ComputeConfig, TinyModelConfig
+from gflowdial.dialogue.config import ComputeConfig
 from gflowdial.dialogue.language_models import load_tokenizer
+from gflowdial.dialogue.model_config import TinyModelConfig
 from gflowdial.dialogue.scenes import SceneError, load_scenes
 
 GOOD = {"id": "a", "situation": "s", "emotion": "e", "problem": "p", "opening": "Hello there"}

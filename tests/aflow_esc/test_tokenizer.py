@@ -8,8 +8,9 @@ from examples.aflow_esc.simulated import all_phrases
 from examples.aflow_esc.strategies import AFLOW, ESCONV, EXTES
 from examples.aflow_esc.task import TASK
 from examples.aflow_esc.tokenizer.build import corpus
-from gflowdial.dialogue.config import ComputeConfig, TinyModelConfig
+from gflowdial.dialogue.config import ComputeConfig
 from gflowdial.dialogue.language_models import load_tokenizer, train_tokenizer
+from gflowdial.dialogue.model_config import TinyModelConfig
 
 assert TASK.tokenizer is not None
 TOKENIZER = load_tokenizer(TinyModelConfig(kind="tiny"), TASK.tokenizer, ComputeConfig())

@@ -7,7 +7,8 @@ import pytest
 from one_file_tasks import SETTINGS
 from refusals import settings_file
 
-from gflowdial.dialogue.config import ConfigError, PretrainedModelConfig, TinyModelConfig, load_config, role_options
+from gflowdial.dialogue.config import ConfigError, load_config, role_options
+from gflowdial.dialogue.model_config import PretrainedModelConfig, TinyModelConfig
 from gflowdial.dialogue.moves import Inventory
 from gflowdial.dialogue.roles import Roles
 from gflowdial.search import SearchConfig
