@@ -1,6 +1,7 @@
 """Independent jobs side by side, each in a process of its own with its own threads."""
 
 import multiprocessing
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -32,7 +33,7 @@ def run_jobs(
     in another order round differently.
     """
     if compute.jobs == 1:
-        _start(compute.threads, shared)
+        _start(compute.threads, pickle.dumps(None))
 
         def before(index: int) -> int:
             return 1 + before(after[index]) if index in after else 0
@@ -41,7 +42,9 @@ def run_jobs(
             yield index, job(shared, *arguments[index])
         return
     context = _context()
-    with ProcessPoolExecutor(compute.jobs, context, initializer=_start, initargs=(compute.threads, shared)) as pool:
+    # As bytes: torch would hand each tensor to a process by a file descriptor of its own.
+    content = pickle.dumps(shared)
+    with ProcessPoolExecutor(compute.jobs, context, initializer=_start, initargs=(compute.threads, content)) as pool:
 
         def begin(waited: int | None) -> dict[Future[Result], int]:
             free = [index for index in range(len(arguments)) if after.get(index) == waited]
@@ -71,9 +74,9 @@ def _call(job: Callable[..., Result], argument: tuple[Any, ...]) -> Result:
     return job(_shared, *argument)
 
 
-def _start(threads: int, shared: Any) -> None:
+def _start(threads: int, content: bytes) -> None:
     global _shared
-    _shared = shared
+    _shared = pickle.loads(content)
     torch.set_num_threads(threads)
     # The library's own bars and advice would run through ours.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
