@@ -109,10 +109,10 @@ class TrainingConfig(Section):
         rounds: how often trees are searched and trained on. From the second round on, the policy that was learned so
             far is the prior of the search, and the new trees join the old ones.
         evaluations: how often in a training the loss on the validation scenes is computed, and, where conversations can
-            be enumerated, what the policy makes of validation and of training scenes; the weights of the least loss are
-            kept, of a method that learns on policy those of the greatest return. 0, or no validation scenes: the last
-            weights are kept.
-        patience: after how many evaluations without a smaller loss training stops; None: never.
+            be enumerated, what the policy makes of validation and of training scenes. The weights that are best on
+            validation scenes are kept: of the least total variation where it is known, else of the least loss; of a
+            method that learns on policy those of the greatest return. 0, or no validation scenes: the last weights.
+        patience: after how many evaluations without better weights training stops; None: never.
         untried: what becomes of moves that the search never tried; see `gflowdial.training.trees.Untried`.
         floor: the share of ``untried: floor``.
         outcome: whether the return of a recorded dialogue is its outcome, as its file rates it, instead of 1; dialogues

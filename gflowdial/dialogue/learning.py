@@ -174,8 +174,8 @@ def _trainer(
             save_only_model=True,
             save_total_limit=1,
             load_best_model_at_end=keeps_best,
-            # The loss of a policy gradient does not tell which weights are better.
-            metric_for_best_model=("eval_expected_return" if how.on_policy else "eval_loss") if keeps_best else None,
+            # A loss falls with its flows too; what a policy is measured by is better where it is known.
+            metric_for_best_model=_best(how, measure is not None) if keeps_best else None,
             greater_is_better=how.on_policy if keeps_best else None,
             report_to=[],
             disable_tqdm=config.compute.jobs > 1 or config.model.kind == "tiny",
@@ -199,6 +199,12 @@ def _trainer(
         conditions=_conditions(setting),
         callbacks=[EarlyStoppingCallback(training.patience)] if keeps_best and training.patience else None,
     )
+
+
+def _best(how: Method, measured: bool) -> str:
+    if how.on_policy:
+        return "eval_expected_return"
+    return "eval_total_variation" if measured else "eval_loss"
 
 
 def _rollouts(setting: Setting, policy: LearnedPolicy, seed: list[int]) -> Rollouts[DialogueState] | None:
