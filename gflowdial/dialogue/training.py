@@ -32,7 +32,8 @@ def train_all(run: Run, report: Report) -> None:
     # Whatever is wrong with the input shows before the first hour of training, and before anything is written.
     seeds = config.seeds if config.experiment == "conversation" else config.seeds[:1]
     no_tokenizer = config.model.kind == "tiny" and setting.task.tokenizer is None and not setting.own_tokenizer.is_dir()
-    _check(run, seeds, lengths=not no_tokenizer)
+    if config.experiment == "conversation" or not no_tokenizer:
+        _check(run, seeds, lengths=not no_tokenizer)
     if no_tokenizer:
         whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
         _check(run, seeds, lengths=True)
