@@ -25,7 +25,7 @@ def main(backend: str, *names: str) -> None:
         compiled = torch.compile(loss, backend=backend, fullgraph=True)
         for forest in (*forest_of_each_kind(), Forest.from_lengths([5, 1])):
             # Compiled first: what it needs comes from `prepare` and `sibling_pairs`, not from an eager call before.
-            _ = forest.prepare(0.9).sibling_pairs
+            _ = forest.prepare(0.9, 0.95).sibling_pairs
             found = loss_and_gradients(compiled, forest)
             torch.testing.assert_close(found, loss_and_gradients(loss, forest))
 
