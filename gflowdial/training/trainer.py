@@ -260,12 +260,13 @@ class FlowTrainer(Trainer):
                 for name, parameter in cast(nn.Module, model or self.model).named_parameters()
                 if parameter.requires_grad
             ]
-            adapter = [parameter for name, parameter in trained if "lora_" in name]
-            heads = [parameter for name, parameter in trained if "lora_" not in name]
+            # All that is trained of the language model: an adapter, or its own weights.
+            model_weights = [parameter for name, parameter in trained if "language_model." in name]
+            heads = [parameter for name, parameter in trained if "language_model." not in name]
             head_rate = self.args.head_learning_rate
             self.optimizer = kind(
                 [
-                    {"params": adapter, "weight_decay": self.args.weight_decay},
+                    {"params": model_weights, "weight_decay": self.args.weight_decay},
                     {"params": heads, "weight_decay": 0.0} | ({} if head_rate is None else {"lr": head_rate}),
                 ],
                 **options,

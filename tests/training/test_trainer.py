@@ -109,6 +109,15 @@ def test_the_heads_have_a_learning_rate_of_their_own(
     assert trained == len(adapter["params"]) + len(heads["params"])
 
 
+def test_weights_trained_in_full_are_none_of_the_heads(tiny_llama: Build, tmp_path: Path) -> None:
+    tiny = trainer(tiny_llama, tmp_path, head_learning_rate=0.3, weight_decay=0.01)
+    tiny.model = LanguageModelPolicy(tiny_llama(0), range(10, 10 + ACTIONS), reference=True)
+    whole, heads = tiny.create_optimizer().param_groups
+    assert (whole["lr"], heads["lr"]) == (1e-2, 0.3)
+    assert {id(p) for p in whole["params"]} == {id(p) for p in tiny.model.language_model.parameters()}
+    assert len(heads["params"]) == 4
+
+
 def first_gradient_norm(trainer: FlowTrainer) -> float:
     trainer.args.max_grad_norm = 1e9
     trainer.args.logging_steps = 1
