@@ -85,11 +85,21 @@ def _explore(log_policy: Floats, epsilon: float, temperature: float) -> Floats:
     return mixed
 
 
+def _children(tree: SearchTree[Any]) -> dict[tuple[int, Any], int]:
+    """Nodes by parent and action; below a chance node by the state of the outcome."""
+    action, chance = tree.action.tolist(), tree.chance.tolist()
+    return {
+        (above, tree.states[node] if chance[above] else action[node]): node
+        for node, above in enumerate(tree.forest.parent.tolist())
+        if above >= 0
+    }
+
+
 class _Growth(Generic[State]):
     """A tree as lists with one entry per node, to which nodes are added.
 
     Attributes:
-        child: nodes by parent and action; below a chance node by its outcome's state.
+        child: see `_children`.
         log_prior: the priors of new nodes, and of old ones where the prior had not been asked.
     """
 
@@ -101,11 +111,7 @@ class _Growth(Generic[State]):
         self.reward, self.log_chance = tree.reward.tolist(), tree.log_chance.tolist()
         self.ended, self.chance = tree.ended.tolist(), tree.chance.tolist()
         self.log_prior: dict[int, Floats] = {}
-        self.child: dict[tuple[int, Any], int] = {
-            (above, self.states[node] if self.chance[above] else self.action[node]): node
-            for node, above in enumerate(self.parent)
-            if above >= 0
-        }
+        self.child = _children(tree)
 
     def keep_prior(self, nodes: Ints, log_policy: Floats) -> None:
         """Take the policy's answers for priors where there is none."""
@@ -216,11 +222,7 @@ def unite(trees: Sequence[SearchTree[State]]) -> SearchTree[State]:
     columns = {name: getattr(first, name).tolist() for name in _KEPT}
     states, parent = list(first.states), first.forest.parent.tolist()
     total = (first.value * first.visits).tolist()
-    known = {
-        (above, states[node] if columns["chance"][above] else columns["action"][node]): node
-        for node, above in enumerate(parent)
-        if above >= 0
-    }
+    known = _children(first)
     for tree in others:
         place: list[int] = []
         rows = {name: getattr(tree, name).tolist() for name in _KEPT}
