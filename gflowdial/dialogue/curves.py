@@ -22,13 +22,7 @@ def draw_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     entries = [entry for entry in history if any(name in entry for _, names in _PANELS for name in names)]
     if not entries:
         return
-    import matplotlib
-
-    matplotlib.use("svg")
-    # Fixed ids and no date: equal logs give equal files.
-    matplotlib.rcParams["svg.hashsalt"] = "gflowdial"
-    import matplotlib.pyplot as plt
-
+    plt = svg_pyplot()
     panels = [(title, names) for title, names in _PANELS if any(name in entry for entry in entries for name in names)]
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 3.5), layout="constrained", squeeze=False)
     before = _steps_before(history)
@@ -42,8 +36,24 @@ def draw_history(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0][0].set_yscale("log")
+    save_svg(figure, path)
+
+
+def svg_pyplot() -> Any:
+    """``matplotlib.pyplot`` for SVG files, with fixed ids: equal figures give equal files."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "gflowdial"
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save_svg(figure: Any, path: Path) -> None:
+    """Write a figure of `svg_pyplot` without a date, and close it."""
     figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    svg_pyplot().close(figure)
 
 
 def _steps_before(history: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from gflowdial.dialogue.curves import save_svg, svg_pyplot
 from gflowdial.dialogue.report import COLUMNS, Estimate
 from gflowdial.dialogue.studies.records import Place
 from gflowdial.dialogue.studies.study import Plot
@@ -22,13 +23,7 @@ def plot(figure: Plot, rows: Sequence[Drawn], caption: str, path: Path) -> None:
         caption: what is simulated and what is real.
         path: of the SVG file.
     """
-    import matplotlib
-
-    matplotlib.use("svg")
-    # Fixed ids and no date, so that a file changes with its results only.
-    matplotlib.rcParams["svg.hashsalt"] = "gflowdial"
-    import matplotlib.pyplot as plt
-
+    plt = svg_pyplot()
     height = 4.5 if figure.x else 1.5 + 0.2 * len(rows)
     canvas, axes = plt.subplots(
         1, len(figure.y), figsize=(6 * len(figure.y), height), layout="constrained", squeeze=False
@@ -42,8 +37,7 @@ def plot(figure: Plot, rows: Sequence[Drawn], caption: str, path: Path) -> None:
     if figure.x:
         axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     canvas.supxlabel("\n".join(textwrap.wrap(caption, 45 * len(figure.y) + 45)), fontsize=7)
-    canvas.savefig(path, metadata={"Date": None})
-    plt.close(canvas)
+    save_svg(canvas, path)
 
 
 def _bars(axis: Any, measure: str, rows: Sequence[Drawn]) -> None:
