@@ -19,13 +19,14 @@ from gflowdial.dialogue.environment import DialogueEnvironment, DialogueState
 from gflowdial.dialogue.language_models import device_of
 from gflowdial.dialogue.outcomes import EnumeratedScene, mean_outcome, policy_log_pf
 from gflowdial.dialogue.policies import LearnedPolicy
+from gflowdial.dialogue.rows import enumerated_scene
 from gflowdial.dialogue.runs import Run, partial_folder, whole
 from gflowdial.dialogue.searching import read_run_trees, read_validation_trees, search_config
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.trees import recorded_tree
 from gflowdial.dialogue.values import Dialogue
 from gflowdial.dialogue.wishes import drawn_conditions
-from gflowdial.search import SearchTree, enumerate_tree, search, tree_seed, unite
+from gflowdial.search import SearchTree, search, tree_seed, unite
 from gflowdial.training.methods import Method, method
 from gflowdial.training.rollouts import Rollouts
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments, steps_of
@@ -258,13 +259,7 @@ def watched_scenes(setting: Setting) -> Watched | None:
     if scenes is None or not evaluated or not setting.is_enumerable:
         return None
     parts = {"train": scenes.train, "eval": scenes.validation}
-    return {
-        name: [
-            EnumeratedScene.of(setting.environment, tree, config.training.temperature)
-            for tree in (enumerate_tree(setting.environment, [DialogueState.begin(scene)]) for scene in part[:_WATCHED])
-        ]
-        for name, part in parts.items()
-    }
+    return {name: [enumerated_scene(setting, scene) for scene in part[:_WATCHED]] for name, part in parts.items()}
 
 
 def _measure(

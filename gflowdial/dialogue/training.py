@@ -47,7 +47,8 @@ def train_all(run: Run, report: Report) -> None:
     after |= {index: jobs.index(start) for index, start in enumerate(starts) if start[1] and start in jobs}
     report("language model" if base else "policies", 0, len(jobs))
     arguments = [(run.folder, *job) for job in jobs]
-    trained = run_jobs(train_one, arguments, config.compute, shared=watched_scenes(setting), after=after)
+    watched = watched_scenes(setting) if policies else None
+    trained = run_jobs(train_one, arguments, config.compute, shared=watched, after=after)
     for done, (index, _) in enumerate(trained, 1):
         seed, name = jobs[index]
         report(f"{name}, seed {seed}" if name else "language model", done, len(jobs))
@@ -69,10 +70,10 @@ def _check(run: Run, seeds: Sequence[int], lengths: bool) -> None:
 
 def train_one(watched: Watched | None, folder: Path, seed: int, name: str | None) -> None:
     """Train a policy of a seed; without a name the language model of all."""
-    train_base(None, folder, seed) if name is None else train_policy(watched, folder, seed, name)
+    train_base(folder, seed) if name is None else train_policy(watched, folder, seed, name)
 
 
-def train_base(_: None, folder: Path, seed: int) -> None:
+def train_base(folder: Path, seed: int) -> None:
     """Train the small language model on transcripts of the prior's own conversations."""
     run = Run.open(folder)
     setting = Setting.of(run)
