@@ -1,13 +1,15 @@
 """Progress on the terminal: what is being done, how much is left, and for how long."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Report = Callable[[str, int, int], None]
 """Told what was just done, how many steps are done, and of how many."""
+Stage = Callable[[str], AbstractContextManager[Report]]
+"""From the name of a stage to what is told its progress."""
 
 
 @contextmanager
@@ -28,6 +30,12 @@ def stage(name: str) -> Iterator[Report]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", stage=name, total=None)
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+@contextmanager
+def unseen(_: str) -> Iterator[Report]:
+    """Shows nothing: for stages that run beside others."""
+    yield lambda *_: None
 
 
 class _Lines:

@@ -143,6 +143,14 @@ def test_cells_share_what_is_the_same(folder: Path) -> None:
     assert (cells / "base" / model).read_bytes() == (cells / "deep" / model).read_bytes()
 
 
+def test_cells_side_by_side_give_the_same_records(tmp_path: Path, folder: Path) -> None:
+    settings = config(tmp_path, compute={"threads": 1, "jobs": 2})
+    whole(STUDY, settings, tmp_path / "study")
+    for name in ("base", "warm", "deep"):
+        of_cell = Path("cells", name, "records.json")
+        assert (tmp_path / "study" / of_cell).read_bytes() == (folder / of_cell).read_bytes()
+
+
 @pytest.mark.slow
 def test_a_shared_language_model_is_the_one_that_would_be_trained(tmp_path: Path, folder: Path) -> None:
     alone = replace(STUDY, cells=lambda settings: STUDY.cells(settings)[1:2])

@@ -1,4 +1,4 @@
-"""Run a study cell by cell; what is complete is not done again."""
+"""Run the cells of a study, ``compute.jobs`` processes at a time; what is complete is not done again."""
 
 import json
 import shutil
@@ -9,14 +9,15 @@ from typing import Any
 
 from gflowdial.dialogue.config import ConfigError, RunConfig, with_overrides
 from gflowdial.dialogue.evaluation import evaluate_all
+from gflowdial.dialogue.jobs import run_jobs
 from gflowdial.dialogue.outcomes import mean_outcome
-from gflowdial.dialogue.progress import stage
+from gflowdial.dialogue.progress import Stage, stage, unseen
 from gflowdial.dialogue.rows import PRIOR
 from gflowdial.dialogue.runs import Run, RunError, whole, write_json
 from gflowdial.dialogue.searching import search_all
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.studies.records import Record, as_json, from_json
-from gflowdial.dialogue.studies.study import Cell, Study
+from gflowdial.dialogue.studies.study import Cell, Measure, Study
 from gflowdial.dialogue.training import train_all
 
 _RECORDS = "records.json"
@@ -47,24 +48,39 @@ def run_study(study: Study, config: RunConfig, folder: Path) -> dict[str, list[R
     if study.exact and not Setting(config).is_enumerable:
         raise ConfigError("roles: this study needs conversations that can all be played through: choose other roles")
     found: dict[str, list[Record] | str] = {}
-    for number, cell in enumerate(cells, 1):
-        place = folder / "cells" / cell.name
-        if not (place / _RECORDS).is_file():
-            print(f"cell {number} of {len(cells)}: {cell.name}", flush=True)
-            try:
-                done = [Run.open(folder / "cells" / name) for name, what in found.items() if isinstance(what, list)]
-                run = _begun(place, _with_steps(cell, configs[cell.name], found), done)
-                _line(run)
-                write_json(place / _RECORDS, as_json(study.measure(run)))
-            # What a method may do: diverge, refuse its input, run out of memory.
-            except (ArithmeticError, RuntimeError, ValueError) as error:
-                found[cell.name] = f"{type(error).__name__}: {error}"
-                continue
-        found[cell.name] = from_json(place / _RECORDS)
-    return found
+    # What cells share is made by the first one; the others are done side by side.
+    first, others = cells[:1], cells[1:]
+    for some, jobs in ((first, 1), (others, config.compute.jobs)):
+        at_once = config.compute.model_copy(update={"jobs": max(1, min(jobs, len(some)))})
+        share = max(1, config.compute.jobs // at_once.jobs)
+        own = [with_overrides(configs[cell.name], {"compute.jobs": share}) for cell in some]
+        names = [cell.name for cell in some]
+        after = {index: names.index(cell.steps_of) for index, cell in enumerate(some) if cell.steps_of in names}
+        arguments = [(folder / "cells", cell, settings) for cell, settings in zip(some, own, strict=True)]
+        how = (study.measure, at_once.jobs == 1)
+        for index, result in run_jobs(_cell, arguments, at_once, shared=how, after=after):
+            print(f"cell {len(found) + 1} of {len(cells)}: {names[index]}", flush=True)
+            found[names[index]] = result
+    return {cell.name: found[cell.name] for cell in cells}
 
 
-def _line(run: Run) -> None:
+def _cell(how: tuple[Measure, bool], cells: Path, cell: Cell, config: RunConfig) -> list[Record] | str:
+    """The records of a cell, done now if it is not complete, or why it fails."""
+    measure, shown = how
+    records = cells / cell.name / _RECORDS
+    if not records.is_file():
+        done = [Run.open(other.parent) for other in sorted(cells.glob(f"*/{_RECORDS}"))]
+        try:
+            run = _begun(records.parent, _with_steps(cell, config, cells), done)
+            _line(run, stage if shown else unseen)
+            write_json(records, as_json(measure(run)))
+        # What a method may do: diverge, refuse its input, run out of memory.
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+    return from_json(records)
+
+
+def _line(run: Run, stage: Stage) -> None:
     """Search, train and evaluate, each from where it was stopped."""
     with stage("search") as report:
         search_all(run, Setting.of(run), report)
@@ -107,13 +123,14 @@ def _copy(source: Path, target: Path) -> None:
         whole(target, save)
 
 
-def _with_steps(cell: Cell, config: RunConfig, found: dict[str, list[Record] | str]) -> RunConfig:
+def _with_steps(cell: Cell, config: RunConfig, cells: Path) -> RunConfig:
     """The settings of a cell that gets as many environment steps as another one took."""
     if cell.steps_of is None:
         return config
-    records = found[cell.steps_of]
-    if isinstance(records, str):
+    file = cells / cell.steps_of / _RECORDS
+    if not file.is_file():
         raise RunError(f"{cell.steps_of} failed: its environment steps are not known")
+    records = from_json(file)
     steps = next((record.training_steps for record in records if record.training_steps is not None), None)
     if steps is None:
         raise RunError(f"the policies of {cell.steps_of} do not know their environment steps: train them anew")
