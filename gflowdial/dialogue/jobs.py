@@ -33,7 +33,7 @@ def run_jobs(
     in another order round differently.
     """
     if compute.jobs == 1:
-        _start(compute.threads, pickle.dumps(None))
+        _prepare(compute.threads)
 
         def before(index: int) -> int:
             return 1 + before(after[index]) if index in after else 0
@@ -77,6 +77,10 @@ def _call(job: Callable[..., Result], argument: tuple[Any, ...]) -> Result:
 def _start(threads: int, content: bytes) -> None:
     global _shared
     _shared = pickle.loads(content)
+    _prepare(threads)
+
+
+def _prepare(threads: int) -> None:
     torch.set_num_threads(threads)
     # The library's own bars and advice would run through ours.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
