@@ -83,15 +83,14 @@ def opened(item: str, price: int, reserve: int, mood: int) -> Sale:
 
 
 THINGS = {"bike": 100, "desk": 120, "lamp": 40, "guitar": 200, "camera": 160, "tent": 80}
-MORE_THINGS = (
-    "table sofa radio piano clock mirror violin kayak stove carpet bench vase flute drone fridge printer saddle pram "
-    "ladder armchair telescope wardrobe trumpet scooter heater toaster rug bookcase globe easel banjo canoe loom"
-)
-SALES = [*product((*THINGS, *MORE_THINGS.split()), range(40, 240, 20), range(80, 110, 5), (1, 2, 3))]
+LOOKS = ("new", "old", "worn", "clean", "small", "large", "rare", "plain")
+MORE_THINGS = ("table", "sofa", "radio", "piano", "clock", "mirror", "stove", "chair", "carpet", "drone")
+ITEMS = [f"{look} {thing}" for look, thing in product(LOOKS, (*THINGS, *MORE_THINGS))]
+SALES = [*product(ITEMS, range(40, 240, 20), range(80, 110, 5), (1, 2, 3))]
 
 
 def generate(count: int) -> list[Sale]:
-    """More things, each at many prices."""
+    """Things of many looks, each at many prices."""
     return [replace(opened(*sale), id="-".join(map(str, sale))) for sale in drawn(SALES, count)]
 
 

@@ -1,12 +1,13 @@
 """The language models that policies stand on: one trained here from scratch, or one that exists already."""
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -68,10 +69,22 @@ def _load_tokenizer(source: str | Path, compute: ComputeConfig) -> PreTrainedTok
     return AutoTokenizer.from_pretrained(source)
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 2048) -> PreTrainedTokenizerFast:
-    """A byte-level BPE, so that every text has tokens; it merges across words, so that set phrases are a few tokens."""
+def train_tokenizer(
+    texts: Iterable[str], words: Iterable[str] = (), vocabulary_size: int = 2048
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE, so that every text has tokens.
+
+    It merges across words, so that set phrases are a few tokens, but not across numbers and the given words: a phrase
+    with another number or word in it has the same tokens around that.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    apart = "|".join([r"\d+", *(rf"\b{re.escape(word)}\b" for word in sorted(words))])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(apart), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,

@@ -1,6 +1,7 @@
 """The second stage: a policy for every seed and method."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gflowdial.dialogue.policies import PriorPolicy
 from gflowdial.dialogue.progress import Report
 from gflowdial.dialogue.runs import Run, whole
 from gflowdial.dialogue.setting import Setting
+from gflowdial.dialogue.values import Scene
 from gflowdial.search import SearchTree
 
 
@@ -98,7 +100,12 @@ def _train_tokenizer(setting: Setting, folder: Path) -> None:
     dialogues = (episode.dialogue for episode in _prior_episodes(setting, setting.config.seeds[0]))
     # Often, so that every name becomes a token.
     names = [setting.task.template.move, *(f" {name}" for name in setting.inventory.names)] * 20
-    train_tokenizer([*setting.texts.of(dialogues), *names]).save_pretrained(folder)
+    known = {each.name for each in fields(Scene)}
+    own = [each.name for each in fields(setting.task.scene) if each.name not in known]
+    values = (getattr(scene, name) for scene in setting.scenes.train for name in own)
+    # The words of scenes stand apart, so that scenes which have them in another combination have the same tokens.
+    words = {word for value in values if isinstance(value, str) for word in value.split()}
+    train_tokenizer([*setting.texts.of(dialogues), *names], words).save_pretrained(folder)
 
 
 def _check_lengths(found: Sequence[SearchTree[DialogueState]], setting: Setting) -> None:
