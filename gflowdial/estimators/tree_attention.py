@@ -125,7 +125,8 @@ def _attend_in_blocks(
             dropout_p=dropout,
             scale=scaling,
         )
-        found.append(attended.view(1, groups * shared, block.stop - block.start, -1))
+        # Some of PyTorch's kernels lay the result out by tokens, not by heads.
+        found.append(attended.reshape(1, groups * shared, block.stop - block.start, -1))
     return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
 
 
