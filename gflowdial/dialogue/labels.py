@@ -12,7 +12,7 @@ from gflowdial.dialogue.report import Estimate, Evaluated
 from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Dialogue
-from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias
+from gflowdial.metrics.strategy import measures_of_confusions
 
 _RESAMPLES = 1000
 
@@ -149,33 +149,22 @@ def row_of(
 ) -> dict[str, Estimate | None]:
     """Every measure with its bootstrap interval: dialogues are drawn with replacement, the same for all seeds."""
     stream = np.random.default_rng(0)
-    draws = [np.arange(len(true)), *stream.integers(len(true), size=(_RESAMPLES, len(true)))]
-    rated = np.isfinite(outcomes).any()
-
-    def measured(guesses: Sequence[Labels], draw: NDArray[np.int64]) -> list[float]:
-        values = _measures(true, guesses, draw, num_actions)
-        return (
-            [*values, float(np.mean([agreed_outcome(true, g, outcomes, draw) for g in guesses]))] if rated else values
-        )
-
-    values = np.array([measured(by_seed, draw) for draw in draws])
-    low, high = np.nanquantile(values[1:], [0.025, 0.975], axis=0)
-    samples = [measured([labels], draws[0]) for labels in by_seed]
-    names = ("accuracy", "macro_f1", "preference_bias", "agreed_outcome")[: values.shape[1]]
+    draws = np.array([np.arange(len(true)), *stream.integers(len(true), size=(_RESAMPLES, len(true)))])
+    times_drawn = np.array([np.bincount(draw, minlength=len(true)) for draw in draws])
+    confusions = np.zeros((len(by_seed), len(true), num_actions, num_actions), dtype=np.int64)
+    for seed, guesses in enumerate(by_seed):
+        for dialogue, (gold, guess) in enumerate(zip(true, guesses, strict=True)):
+            np.add.at(confusions[seed, dialogue], (gold, guess), 1)
+    values = measures_of_confusions(np.einsum("nd,sdij->nsij", times_drawn, confusions))
+    if np.isfinite(outcomes).any():
+        agreed = [[agreed_outcome(true, guesses, outcomes, draw) for guesses in by_seed] for draw in draws]
+        values = np.concatenate([values, np.array(agreed)[..., None]], axis=-1)
+    means = values.mean(axis=1)
+    low, high = np.nanquantile(means[1:], [0.025, 0.975], axis=0)
+    names = ("accuracy", "macro_f1", "preference_bias", "agreed_outcome")[: values.shape[2]]
     return {
-        name: Estimate(values[0, k], low[k], high[k], tuple(sample[k] for sample in samples))
-        for k, name in enumerate(names)
+        name: Estimate(means[0, k], low[k], high[k], tuple(values[0, :, k].tolist())) for k, name in enumerate(names)
     }
-
-
-def _measures(true: Labels, by_seed: Sequence[Labels], draw: NDArray[np.int64], num_actions: int) -> list[float]:
-    gold = np.concatenate([true[index] for index in draw])
-    guesses = [np.concatenate([labels[index] for index in draw]) for labels in by_seed]
-    return [
-        float(np.mean([accuracy(gold, guess) for guess in guesses])),
-        float(np.mean([macro_f1(gold, guess, num_actions) for guess in guesses])),
-        float(np.mean([preference_bias(gold, guess, num_actions) for guess in guesses])),
-    ]
 
 
 def agreed_outcome(

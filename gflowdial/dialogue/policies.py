@@ -131,7 +131,7 @@ class LearnedPolicy:
         language_model: PreTrainedModel | None = None,
         *,
         attention: Attention = "sdpa",
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         dtype: torch.dtype | Literal["auto"] = torch.float32,
     ) -> "LearnedPolicy":
         """The policy that `save_pretrained` wrote, ready to be read.
@@ -140,7 +140,7 @@ class LearnedPolicy:
             folder: where it was written.
             language_model: the base model; without it the one that the folder names or holds is loaded.
             attention: how the model attends along packed prefixes.
-            device: where a base model is loaded to.
+            device: where the policy goes; None: it stays where ``language_model`` is, on the CPU where one is loaded.
             dtype: in what precision it is loaded.
 
         Raises:
@@ -151,7 +151,9 @@ class LearnedPolicy:
             raise FileNotFoundError(f"{folder} holds no policy on dialogues ({_SETTINGS} is missing): train one first")
         settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
         if language_model is None and (base := settings["facts"].get("language_model")):
-            language_model, _ = load_language_model(base, device=device, dtype=str(dtype).removeprefix("torch."))
+            language_model, _ = load_language_model(
+                base, device=device or "cpu", dtype=str(dtype).removeprefix("torch.")
+            )
         model = LanguageModelPolicy.from_pretrained(
             folder, language_model, attention=attention, device=device, dtype=dtype
         )

@@ -208,17 +208,31 @@ class LanguageModelPolicy(nn.Module):
             finally:
                 attend_along(model, self.attention)
 
-    def activation_checkpointing_enable(self, **settings: Any) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
         """Compute each layer's activations anew in the backward pass: slower, in a fraction of the memory.
 
         `transformers.TrainingArguments` has a setting that calls it: ``activation_checkpointing``, in older versions
         ``gradient_checkpointing``.
-        """
-        self._causal_lm().activation_checkpointing_enable(**settings)
 
-    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        Args:
+            activation_checkpointing_kwargs: of `torch.utils.checkpoint.checkpoint`; by default it is not reentrant, as
+                an adapter on frozen embeddings has no gradient otherwise.
+            settings: further ones of the language model's own method.
+        """
+        model = self._causal_lm()
+        # Older versions of transformers, 5.17 among them, have the older name alone.
+        newer = getattr(model, "activation_checkpointing_enable", None)
+        (newer or model.gradient_checkpointing_enable)(
+            activation_checkpointing_kwargs or {"use_reentrant": False}, **settings
+        )
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **settings: Any
+    ) -> None:
         """The older name of `activation_checkpointing_enable`."""
-        self._causal_lm().gradient_checkpointing_enable(**settings)
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **settings)
 
     def _causal_lm(self) -> Any:
         model = self.language_model

@@ -1,5 +1,7 @@
 """How well a policy predicts the strategies of people, and whether it has favourites. Needs the extra ``metrics``."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -10,7 +12,7 @@ except ImportError as error:
 
 _MOST_ITERATIONS = 10_000
 
-__all__ = ["accuracy", "macro_f1", "preference_bias", "strategy_preferences"]
+__all__ = ["accuracy", "macro_f1", "measures_of_confusions", "preference_bias", "strategy_preferences"]
 
 
 def accuracy(true: ArrayLike, predicted: ArrayLike) -> float:
@@ -37,16 +39,23 @@ def strategy_preferences(true: ArrayLike, predicted: ArrayLike, num_actions: int
 
     Source: Kang et al., arXiv 2402.13211.
     """
-    wins = confusion_matrix(predicted, true, labels=list(range(num_actions))).astype(np.float64) + 1.0
-    np.fill_diagonal(wins, 0.0)
-    preference = np.ones(num_actions)
+    return _preferences(confusion_matrix(true, predicted, labels=list(range(num_actions))))
+
+
+def _preferences(confusions: NDArray[Any]) -> NDArray[np.float64]:
+    """`strategy_preferences` of confusion matrices with a row per true action, ``[..., actions]``."""
+    num_actions = confusions.shape[-1]
+    wins = np.swapaxes(confusions, -1, -2) + 1.0
+    wins[..., range(num_actions), range(num_actions)] = 0.0
+    preference = np.ones(confusions.shape[:-1])
     for _ in range(_MOST_ITERATIONS):
         before = preference.copy()
         # One after another: all at once may swing between two points for ever.
         for i in range(num_actions):
-            both = preference[i] + preference
-            preference[i] = (wins[i] * preference / both).sum() / (wins[:, i] / both).sum()
-        preference /= preference.mean()
+            both = preference[..., i, None] + preference
+            won, lost = wins[..., i, :] * preference / both, wins[..., :, i] / both
+            preference[..., i] = won.sum(-1) / lost.sum(-1)
+        preference /= preference.mean(-1, keepdims=True)
         if np.allclose(preference, before, rtol=1e-12, atol=0.0):
             break
     return preference
@@ -55,3 +64,21 @@ def strategy_preferences(true: ArrayLike, predicted: ArrayLike, num_actions: int
 def preference_bias(true: ArrayLike, predicted: ArrayLike, num_actions: int) -> float:
     """Standard deviation of `strategy_preferences`; 0 is a policy without favourites."""
     return float(np.std(strategy_preferences(true, predicted, num_actions)))
+
+
+def measures_of_confusions(confusions: NDArray[Any]) -> NDArray[np.float64]:
+    """`accuracy`, `macro_f1` and `preference_bias` of many sets of states at once, as a bootstrap has them.
+
+    Args:
+        confusions: ``[..., actions, actions]`` in how many states i is true and j predicted.
+
+    Returns:
+        ``[..., 3]``; NaN accuracy of a set without states.
+    """
+    right = np.diagonal(confusions, axis1=-2, axis2=-1)
+    taken = confusions.sum(-1) + confusions.sum(-2)
+    shares = right.sum(-1) / confusions.sum((-2, -1))
+    return np.stack(
+        [shares, (2 * right / np.maximum(taken, 1)).mean(-1), _preferences(confusions).std(-1)],
+        axis=-1,
+    )

@@ -14,6 +14,7 @@ from gflowdial.dialogue.policies import DialoguePolicy, LearnedPolicy, PriorPoli
 from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Dialogue
+from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.search import SearchConfig
 
 ENVIRONMENT = DialogueEnvironment.of(TASK, simulated_roles(), AFLOW, 2)
@@ -76,6 +77,17 @@ def test_search_takes_one_move_and_searches_a_repeated_dialogue_anew(dialogues: 
     assert (repeated.max(axis=1) == 0).all()
     assert len(set(repeated.argmax(axis=1).tolist())) > 1
     assert (policy.log_policy(dialogues[:1] * 20) == repeated).all()
+
+
+def test_a_learned_policy_stays_where_the_runs_language_model_is(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compute.device` may be a GPU."""
+    run, moves = Run.open(finished), []
+    monkeypatch.setattr(LanguageModelPolicy, "to", lambda policy, device: moves.append(device) or policy)
+    base = Setting.of(run).untrained(run).model.policy_head.weight.device
+    Setting.of(run).learned(run, 0, "afpo_anchored")
+    assert all(device is None or device == base for device in moves)
 
 
 def test_a_saved_policy_is_whole(finished: Path, learned: LearnedPolicy, dialogues: list[Dialogue]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -303,6 +304,19 @@ def test_a_model_without_adapter_is_trained_in_full(
     else:
         with pytest.raises(ValueError, match="keeps no reference"):
             policy.log_reference(packed)
+
+
+@pytest.mark.parametrize("known", ["activation_checkpointing_enable", "gradient_checkpointing_enable"])
+@pytest.mark.parametrize("called", ["activation_checkpointing_enable", "gradient_checkpointing_enable"])
+def test_activations_are_computed_anew_whatever_a_version_calls_it(
+    tiny_llama: Build, monkeypatch: pytest.MonkeyPatch, known: str, called: str
+) -> None:
+    policy, asked = LanguageModelPolicy.with_lora(tiny_llama(0), ACTIONS), []
+    model = SimpleNamespace(**{known: lambda *given, **settings: asked.append((given, settings))})
+    monkeypatch.setattr(policy, "_causal_lm", lambda: model)
+    getattr(policy, called)(every_n_layers=2)
+    getattr(policy, called)(**{called.replace("enable", "kwargs"): {"use_reentrant": True}})
+    assert asked == [(({"use_reentrant": False},), {"every_n_layers": 2}), (({"use_reentrant": True},), {})]
 
 
 def test_a_model_that_brings_its_own_code_is_refused(tiny_llama: Build, tmp_path: Path) -> None:

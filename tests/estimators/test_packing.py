@@ -157,6 +157,23 @@ def test_flex_attention_reads_the_same(tiny_llama: Callable[[int], LlamaForCausa
             assert worst(policy, replace(packed, seen_until=to_the_end)) > 1e-2
 
 
+def test_a_kernel_may_lay_its_result_out_by_tokens(policy: LanguageModelPolicy) -> None:
+    """As the memory-efficient kernel does on GPUs."""
+    plain = tree_attention.scaled_dot_product_attention
+
+    def by_tokens(*inputs: Tensor, **options: object) -> Tensor:
+        return plain(*inputs, **options).transpose(1, 2).contiguous().transpose(1, 2)
+
+    packed = pack_prefixes(*TREE, [True] * 7, BRANCH)
+    with mock.patch.object(tree_attention, "_BLOCK", 3):
+        wanted = together(policy(packed))
+        with mock.patch.object(tree_attention, "scaled_dot_product_attention", by_tokens):
+            got = together(policy(packed))
+    torch.testing.assert_close(got, wanted)
+    for one, other in zip(gradients(policy, got), gradients(policy, wanted), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("attention", ["sdpa", "flex"])
 def test_gradients_agree_on_a_gpu(tiny_llama: Callable[[int], LlamaForCausalLM], attention: str) -> None:

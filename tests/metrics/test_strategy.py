@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gflowdial.metrics.strategy import accuracy, macro_f1, preference_bias, strategy_preferences
+from gflowdial.metrics.strategy import (
+    accuracy,
+    macro_f1,
+    measures_of_confusions,
+    preference_bias,
+    strategy_preferences,
+)
 
 TRUE = [0, 0, 0, 1, 1, 2]
 PREDICTED = [0, 0, 1, 1, 2, 2]
@@ -65,3 +71,13 @@ def test_two_actions_by_hand() -> None:
     # Bradley–Terry of two: p1 / p0 = w10 / w01, here (3 + 1) / (0 + 1), and the mean is 1. It is also where updating
     # all preferences at once never settles.
     assert strategy_preferences([0, 0, 0, 1], [1, 1, 1, 1], 2) == pytest.approx([0.4, 1.6])
+
+
+@given(cells=st.lists(st.integers(0, 5), min_size=32, max_size=32))
+def test_many_confusions_at_once_have_the_measures_of_each(cells: list[int]) -> None:
+    confusions = np.array(cells).reshape(2, 4, 4)
+    confusions[:, 0, 0] += 1
+    for confusion, found in zip(confusions, measures_of_confusions(confusions), strict=True):
+        true, predicted = labels(confusion)
+        wanted = [accuracy(true, predicted), macro_f1(true, predicted, 4), preference_bias(true, predicted, 4)]
+        assert found == pytest.approx(wanted, abs=1e-10)
