@@ -68,6 +68,7 @@ class DialogueEncoder:
     texts: DialogueTexts
     max_tokens: int = 1024
     _known: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
+    _turns: dict[Turn, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def branch(self) -> list[int]:
@@ -91,7 +92,10 @@ class DialogueEncoder:
 
     def turn(self, turn: Turn) -> list[int]:
         """The tokens of one turn."""
-        return self._tokens(self.texts.turn(turn))
+        # Prefixes share most of their turns: their texts are not put together again.
+        if turn not in self._turns:
+            self._turns[turn] = self._tokens(self.texts.turn(turn))
+        return self._turns[turn]
 
     def transcript(self, dialogue: Dialogue) -> list[int]:
         """A whole dialogue, for training the language model itself."""
@@ -102,17 +106,17 @@ class DialogueEncoder:
         parent: list[int] = []
         tokens: list[list[int]] = []
         read: list[bool] = []
-        node_of: dict[tuple[Scene, tuple[Turn, ...]], int] = {}
+        node_of: dict[tuple[int, Scene | Turn], int] = {}
         asked = []
         for dialogue in dialogues:
-            turns = self._kept(dialogue)
             node = -1
-            for end in range(len(turns) + 1):
-                key = (dialogue.scene, turns[:end])
+            parts: list[Scene | Turn] = [dialogue.scene, *self._kept(dialogue)]
+            for part in parts:
+                key = (node, part)
                 if key not in node_of:
                     node_of[key] = len(parent)
                     parent.append(node)
-                    tokens.append(self.turn(turns[end - 1]) if end else self.opening(dialogue.scene))
+                    tokens.append(self.turn(part) if isinstance(part, Turn) else self.opening(part))
                     read.append(False)
                 node = node_of[key]
             read[node] = True
@@ -163,7 +167,6 @@ class DialogueEncoder:
         return turns[first:]
 
     def _tokens(self, text: str) -> list[int]:
-        # Prefixes share most of their turns, and a tree asks for every one of them again and again.
         if text not in self._known:
             self._known[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._known[text]

@@ -4,7 +4,7 @@ import difflib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 
@@ -51,7 +51,7 @@ class Inventory:
         if len(set(self.names)) < len(self.moves):
             raise ValueError(f"inventory {self.name!r} names a move twice: {', '.join(self.names)}")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Canonical names, in the order of the actions."""
         return tuple(move.name for move in self.moves)
@@ -105,6 +105,7 @@ def inventories_of(data: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str,
         raise ValueError(f"the data hold no inventories ({error}): give each move a name") from None
 
 
+@lru_cache(maxsize=4096)
 def _key(label: str) -> str:
     plain = unicodedata.normalize("NFKC", label).casefold()
     # Marks and symbols count: in many scripts they are vowels, and an emoji may be a name.

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import torch
+
 from gflowdial.dialogue.config import RunConfig, at_temperature
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.outcomes import (
@@ -20,7 +22,7 @@ from gflowdial.dialogue.runs import Run
 from gflowdial.dialogue.searching import search_config
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Dialogue, Scene
-from gflowdial.search import count_steps, enumerate_tree
+from gflowdial.search import SearchTree, count_steps, enumerate_tree
 
 HELD_OUT, TRAINING = "held_out", "training"
 """The parts of the scenes that rows are computed on."""
@@ -128,8 +130,8 @@ def evaluate_policy(
             _, temperature = at_temperature(name, config.training.temperature)
             exact = _exact(setting, [scene.at(temperature) for scene in enumerated[part]], policy, rows)
         # What a policy reads of enumerated scenes is the same whether it samples or not.
-        read = [state.dialogue for scene in (enumerated or {}).get(part, ()) for state in scene.tree.states]
-        dropped = _dropped_turns(setting, policy, read)
+        trees = [scene.tree for scene in (enumerated or {}).get(part, ())]
+        dropped = _dropped_turns(setting, policy, [dialogue for tree in trees for dialogue in _long(setting, tree)])
         for row in rows:
             played: list[list[Episode]] = []
             if row in players and (exact is None or (config.evaluation.write_dialogues and part == HELD_OUT)):
@@ -144,6 +146,15 @@ def evaluate_policy(
 
 def _dropped_turns(setting: Setting, policy: DialoguePolicy | None, read: Sequence[Dialogue]) -> int:
     return sum(map(setting.encoder.dropped_turns, read)) if isinstance(policy, LearnedPolicy) else 0
+
+
+def _long(setting: Setting, tree: SearchTree[DialogueState]) -> list[Dialogue]:
+    """The dialogues of a tree that have more tokens than the policy reads."""
+    encoder, forest = setting.encoder, tree.forest
+    lengths = torch.tensor([len(tokens) for tokens in encoder.tree_tokens(tree)])
+    total = forest.root_sum(lengths[forest.edge_child].double()) + lengths[forest.roots][forest.tree]
+    too_long = total + len(encoder.branch) > encoder.max_tokens
+    return [tree.states[node].dialogue for node in too_long.nonzero().squeeze(1).tolist()]
 
 
 def _exact(

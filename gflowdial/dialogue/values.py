@@ -1,7 +1,7 @@
 """A conversation as a value: scenes, turns and dialogue prefixes, and their form as chat messages."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Speaker = Literal["agent", "partner"]
@@ -84,11 +84,12 @@ class Dialogue:
 
     def then(self, *turns: Turn) -> "Dialogue":
         """This prefix with ``turns`` behind it."""
-        return replace(self, turns=self.turns + turns)
+        return Dialogue(self.scene, self.turns + turns)
 
     def without_moves(self) -> "Dialogue":
         """What the partner can hear: the words, not the moves behind them."""
-        return replace(self, turns=tuple(replace(turn, move=None) for turn in self.turns))
+        said = (turn if turn.move is None else Turn(turn.speaker, turn.text) for turn in self.turns)
+        return Dialogue(self.scene, tuple(said))
 
     @property
     def moves(self) -> tuple[str, ...]:

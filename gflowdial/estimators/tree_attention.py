@@ -117,9 +117,11 @@ def _attend_in_blocks(
     groups, width = key.shape[1], query.shape[3]
     shared = query.shape[1] // groups
     found = []
-    for block in query_blocks:
+    # Not by slices, whose backward pass fills a tensor of the whole length for each.
+    parts = torch.split(query, [block.stop - block.start for block in query_blocks], dim=2)
+    for block, part in zip(query_blocks, parts, strict=True):
         # Heads that share keys go as further queries of one head, so that no key is copied.
-        folded = query[:, :, block.start : block.stop].reshape(1, groups, -1, width)
+        folded = part.reshape(1, groups, -1, width)
         attended = scaled_dot_product_attention(
             folded,
             key.index_select(2, block.keys),
