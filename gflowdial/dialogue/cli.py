@@ -17,14 +17,14 @@ from gflowdial.dialogue.policies import LearnedPolicy
 from gflowdial.dialogue.progress import stage
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.scenes import SceneError
-from gflowdial.dialogue.searching import read_run_trees, search_all
+from gflowdial.dialogue.searching import SeedJob, read_run_trees, search_all
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.speakers import speaker_of
 from gflowdial.dialogue.studies import STUDIES
 from gflowdial.dialogue.studies.report import write_study
 from gflowdial.dialogue.studies.running import begin_study, run_study
 from gflowdial.dialogue.task import TaskError
-from gflowdial.dialogue.training import train_all
+from gflowdial.dialogue.training import base_job, train_all
 from gflowdial.dialogue.values import Scene
 from gflowdial.dialogue.wishes import Wish
 from gflowdial.search import TreeFileError
@@ -77,7 +77,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     run, setting = _begin(options)
     if run.config.experiment == "conversation":
-        _do_search(run, setting)
+        _do_search(run, setting, base_job(run))
     _do_train(run)
     _do_evaluate(run, Setting.of(run), "results")
 
@@ -140,9 +140,9 @@ def _chat_scene(setting: Setting, name: str | None, text: str) -> Scene:
     return replace(scenes[name] if name else parts.held_out[0], opening=text)
 
 
-def _do_search(run: Run, setting: Setting) -> None:
+def _do_search(run: Run, setting: Setting, beside: SeedJob | None = None) -> None:
     with stage("search") as report:
-        search_all(run, setting, report)
+        search_all(run, setting, report, beside)
 
 
 def _do_train(run: Run) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from gflowdial.dialogue.environment import DialogueState
 from gflowdial.dialogue.jobs import run_jobs
@@ -14,6 +14,9 @@ from gflowdial.dialogue.trees import check_moves, decode_states, encode_states
 from gflowdial.dialogue.values import Scene
 from gflowdial.search import SearchConfig, SearchTree, TreeFileError, read_trees_file, search_to_file, tree_seed
 
+SeedJob: TypeAlias = Callable[[None, Path, int], None]
+"""A job on a run's folder and a seed."""
+
 
 def search_config(setting: Setting, simulations: int | None = None) -> SearchConfig:
     """The run's search, perhaps with another number of simulations."""
@@ -21,10 +24,17 @@ def search_config(setting: Setting, simulations: int | None = None) -> SearchCon
     return SearchConfig(**options if simulations is None else {**options, "simulations": simulations})
 
 
-def search_all(run: Run, setting: Setting, report: Report) -> None:
+def search_all(run: Run, setting: Setting, report: Report, beside: SeedJob | None = None) -> None:
     """Search every seed's trees, ``compute.jobs`` seeds at a time; a search that was cut off goes on where it stopped.
 
     The validation scenes are searched too where training evaluates on them.
+
+    Args:
+        run: where the trees go.
+        setting: of the run.
+        report: told what was done.
+        beside: a job of the run's folder and first seed that needs no trees, done at the same time where several jobs
+            are.
     """
     config = run.config
     if config.compute.jobs == 1:
@@ -36,15 +46,25 @@ def search_all(run: Run, setting: Setting, report: Report) -> None:
             _search(run, setting, seed, progress)
         return
     report("seeds", 0, len(config.seeds))
-    jobs = run_jobs(search_seed, [(run.folder, seed) for seed in config.seeds], config.compute)
-    for done, (index, _) in enumerate(jobs, 1):
-        report(f"seed {config.seeds[index]}", done, len(config.seeds))
+    arguments: list[tuple[SeedJob, Path, int]] = [(search_seed, run.folder, seed) for seed in config.seeds]
+    if beside is not None:
+        arguments.insert(0, (beside, run.folder, config.seeds[0]))
+    done = 0
+    for index, _ in run_jobs(_call, arguments, config.compute):
+        job, _, seed = arguments[index]
+        if job is search_seed:
+            done += 1
+            report(f"seed {seed}", done, len(config.seeds))
 
 
 def search_seed(_: None, folder: Path, seed: int) -> None:
     """Search the trees of one seed."""
     run = Run.open(folder)
     _search(run, Setting.of(run), seed, None)
+
+
+def _call(_: None, job: SeedJob, folder: Path, seed: int) -> None:
+    job(None, folder, seed)
 
 
 def _search(run: Run, setting: Setting, seed: int, progress: Callable[[int, int], None] | None) -> None:

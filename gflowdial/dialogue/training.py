@@ -16,6 +16,7 @@ from gflowdial.dialogue.play import Episode, play
 from gflowdial.dialogue.policies import PriorPolicy
 from gflowdial.dialogue.progress import Report
 from gflowdial.dialogue.runs import Run, whole
+from gflowdial.dialogue.searching import SeedJob
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Scene
 from gflowdial.search import SearchTree
@@ -72,10 +73,17 @@ def _check(run: Run, seeds: Sequence[int], lengths: bool) -> None:
 
 def train_one(watched: Watched | None, folder: Path, seed: int, name: str | None) -> None:
     """Train a policy of a seed; without a name the language model of all."""
-    train_base(folder, seed) if name is None else train_policy(watched, folder, seed, name)
+    train_base(None, folder, seed) if name is None else train_policy(watched, folder, seed, name)
 
 
-def train_base(folder: Path, seed: int) -> None:
+def base_job(run: Run) -> SeedJob | None:
+    """The training of the small language model, where it can be done now: it needs the tokenizer and no trees."""
+    setting = Setting.of(run)
+    known = setting.task.tokenizer is not None or setting.own_tokenizer.is_dir()
+    return train_base if run.config.model.kind == "tiny" and known and not run.base.is_dir() else None
+
+
+def train_base(_: None, folder: Path, seed: int) -> None:
     """Train the small language model on transcripts of the prior's own conversations."""
     run = Run.open(folder)
     setting = Setting.of(run)

@@ -18,7 +18,7 @@ from gflowdial.dialogue.searching import search_all
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.studies.records import Record, as_json, from_json
 from gflowdial.dialogue.studies.study import Cell, Measure, Study
-from gflowdial.dialogue.training import train_all
+from gflowdial.dialogue.training import base_job, train_all
 
 _RECORDS = "records.json"
 _OWN_OF_BASE = ("task", "inventory", "data", "roles", "model")
@@ -83,7 +83,7 @@ def _cell(how: tuple[Measure, bool], cells: Path, cell: Cell, config: RunConfig)
 def _line(run: Run, stage: Stage) -> None:
     """Search, train and evaluate, each from where it was stopped."""
     with stage("search") as report:
-        search_all(run, Setting.of(run), report)
+        search_all(run, Setting.of(run), report, base_job(run))
     with stage("train") as report:
         train_all(run, report)
     if not (run.folder / "results.json").is_file():
