@@ -16,6 +16,9 @@ from gflowdial.search import SearchConfig, SearchTree, TreeFileError, read_trees
 
 SeedJob: TypeAlias = Callable[[None, Path, int], None]
 """A job on a run's folder and a seed."""
+_MOST_PARSED = 6
+_PARSED: dict[tuple[Path, int, int, str], list[SearchTree[DialogueState]]] = {}
+"""See `_parsed`."""
 
 
 def search_config(setting: Setting, simulations: int | None = None) -> SearchConfig:
@@ -105,7 +108,7 @@ def read_validation_trees(run: Run, setting: Setting, seed: int) -> list[SearchT
 def _read(path: Path, setting: Setting, scenes: Sequence[Scene], what: str) -> list[SearchTree[DialogueState]]:
     if not path.is_file():
         raise RunError(f"{path} is missing: search first")
-    trees = [filed.tree for filed in read_trees_file(path, partial(decode_states, task=setting.task))]
+    trees = _parsed(path, setting)
     for number, tree in enumerate(trees, 1):
         try:
             check_moves(tree, setting.inventory)
@@ -117,6 +120,17 @@ def _read(path: Path, setting: Setting, scenes: Sequence[Scene], what: str) -> l
             "finish the search with --resume"
         )
     return trees
+
+
+def _parsed(path: Path, setting: Setting) -> list[SearchTree[DialogueState]]:
+    """The trees of a file, read once per process as long as it does not change: the jobs of a seed share them."""
+    written = path.stat()
+    key = (path.resolve(), written.st_mtime_ns, written.st_size, setting.task.name)
+    if key not in _PARSED:
+        while len(_PARSED) >= _MOST_PARSED:
+            _PARSED.pop(next(iter(_PARSED)))
+        _PARSED[key] = [filed.tree for filed in read_trees_file(path, partial(decode_states, task=setting.task))]
+    return list(_PARSED[key])
 
 
 def _header(setting: Setting, scene: Scene, seed: int) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The second stage: a policy for every seed and method."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,17 +33,18 @@ def train_all(run: Run, report: Report) -> None:
     """
     config = run.config
     setting = Setting.of(run)
+    policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
+    watched = None
     # Whatever is wrong with the input shows before the first hour of training, and before anything is written.
     seeds = config.seeds if config.experiment == "conversation" else config.seeds[:1]
     no_tokenizer = config.model.kind == "tiny" and setting.task.tokenizer is None and not setting.own_tokenizer.is_dir()
     if config.experiment == "conversation" or not no_tokenizer:
-        _check(run, seeds, lengths=not no_tokenizer)
+        watched = _check(run, seeds, lengths=not no_tokenizer, watches=bool(policies) and not no_tokenizer)
     if no_tokenizer:
         whole(setting.own_tokenizer, partial(_train_tokenizer, setting))
-        _check(run, seeds, lengths=True)
+        watched = _check(run, seeds, lengths=True, watches=bool(policies))
     # One language model for all seeds, as a pretrained one would be.
     base = [(config.seeds[0], None)] if config.model.kind == "tiny" and not run.base.is_dir() else []
-    policies = [(s, m) for s in config.seeds for m in config.training.methods if not run.policy(s, m).is_dir()]
     jobs: list[tuple[int, str | None]] = [*base, *policies]
     # A policy waits for the one that it starts from, or for the language model, where these are not there yet.
     after = dict.fromkeys(range(1, len(jobs)), 0) if base else {}
@@ -50,7 +52,6 @@ def train_all(run: Run, report: Report) -> None:
     after |= {index: jobs.index(start) for index, start in enumerate(starts) if start[1] and start in jobs}
     report("language model" if base else "policies", 0, len(jobs))
     arguments = [(run.folder, *job) for job in jobs]
-    watched = watched_scenes(setting) if policies else None
     trained = run_jobs(train_one, arguments, config.compute, shared=watched, after=after)
     for done, (index, _) in enumerate(trained, 1):
         seed, name = jobs[index]
@@ -66,9 +67,21 @@ def check_examples(_: None, folder: Path, seed: int, lengths: bool) -> None:
         _check_lengths(found, setting)
 
 
-def _check(run: Run, seeds: Sequence[int], lengths: bool) -> None:
-    for _ in run_jobs(check_examples, [(run.folder, seed, lengths) for seed in seeds], run.config.compute):
-        pass
+def watch(_: None, folder: Path) -> Watched | None:
+    """See `watched_scenes`."""
+    return watched_scenes(Setting.of(Run.open(folder)))
+
+
+def _check(run: Run, seeds: Sequence[int], *, lengths: bool, watches: bool) -> Watched | None:
+    """Check what the policies of all seeds learn from; the watched scenes are made beside it."""
+    checks = [(check_examples, run.folder, seed, lengths) for seed in seeds]
+    jobs: list[tuple[Any, ...]] = [*([(watch, run.folder)] if watches else []), *checks]
+    done: dict[int, Watched | None] = dict(run_jobs(_call, jobs, run.config.compute))
+    return done[0]
+
+
+def _call(_: None, job: Callable[..., Any], *arguments: Any) -> Any:
+    return job(None, *arguments)
 
 
 def train_one(watched: Watched | None, folder: Path, seed: int, name: str | None) -> None:
