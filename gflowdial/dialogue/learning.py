@@ -197,6 +197,7 @@ def _trainer(
         measure=measure,
         rollouts=rollouts,
         on_policy=how.on_policy,
+        steps_per_rollout=how.steps_per_rollout,
         conditions=_conditions(setting),
         callbacks=[EarlyStoppingCallback(training.patience)] if keeps_best and training.patience else None,
     )

@@ -36,6 +36,7 @@ class Method:
         read_leaves: whether the loss has a free flow at leaves.
         anchor_frontier: whether leaves that have not ended are anchored as if they had.
         on_policy: whether a batch must hold rollouts of the current policy alone.
+        steps_per_rollout: how many steps on policy learn from the same rollouts.
         ranks_by_value: whether log V(s, a) is trained to rank actions, so that it counts when one acts without search.
     """
 
@@ -44,6 +45,7 @@ class Method:
     read_leaves: bool = False
     anchor_frontier: bool = False
     on_policy: bool = False
+    steps_per_rollout: int = 1
     ranks_by_value: bool = False
 
 
@@ -123,6 +125,8 @@ METHODS: Mapping[str, _Builder] = {
     "afpo_paper_state": _published(variant="paper", flow="state", read_leaves=True),
 }
 """By name, a function of the settings of `method` that gives the method; it takes those it needs."""
+STEPS_PER_ROLLOUT: Mapping[str, int] = {"ppo": 4}
+"""Of losses on policy that correct for rollouts of a policy some steps ago."""
 ON_POLICY = frozenset(("grpo", "policy_gradient", "ppo", "reinforce", "rloo"))
 """Losses whose gradient is that of their objective on rollouts of the current policy alone."""
 
@@ -165,4 +169,9 @@ def method(
     if name in METHODS:
         return METHODS[name](untried=untried, kl_weight=kl_weight, ranking_weight=ranking_weight)
     settings = {"decay": decay} if "decay" in parameters else {}
-    return Method(partial(LOSSES[name], **{**settings, **options}), untried, on_policy=name in ON_POLICY)
+    return Method(
+        partial(LOSSES[name], **{**settings, **options}),
+        untried,
+        on_policy=name in ON_POLICY,
+        steps_per_rollout=STEPS_PER_ROLLOUT.get(name, 1),
+    )

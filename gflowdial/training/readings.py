@@ -16,7 +16,7 @@ TREE_INPUTS = frozenset((
     "forest", "log_z", "log_flow", "log_state_flow", "log_q", "log_pf", "log_pb", "log_reward", "ended",
     "log_turn_reward", "visits", "group", "chance", "log_policy", "tree", "log_value", "search_value", "log_reference",
     "leaf_visits", "mean_return", "value", "negative_value", "negative_log_pf", "negative_log_reference",
-    "log_reference_policy",
+    "log_reference_policy", "log_behaviour",
 ))  # fmt: skip
 """The names of the inputs that `read_trees` gives; those of the reference need the policy's to have been read."""
 NEGATIVES = 3
@@ -43,6 +43,8 @@ def read_trees(output: PolicyOutput, batch: TreeBatch) -> Reading:
     - ``log_policy [states, actions]``: log P_F over all allowed actions at the states that act;
       ``log_reference_policy`` the same of the reference; ``tree`` says which tree each state is of.
     - ``log_reference [edges]``: log P_ref of each action.
+    - ``log_behaviour [edges]``: the log-probability of each action in the search's prior, which is the policy that
+      acted where the trees are made of rollouts.
     - ``log_value [edges]``, ``search_value [edges]``: log V(s, a) and Q/τ of each action; outcomes of chance are equal.
     - What the releases of AFlow read: ``mean_return [nodes]`` Q in units of the return; ``value [edges]`` softplus of
       the head's log V(s, a); ``negative_value``, ``negative_log_pf`` and ``negative_log_reference [edges, 3]`` of the
@@ -121,6 +123,7 @@ def read_trees(output: PolicyOutput, batch: TreeBatch) -> Reading:
         "negative_value": lambda: softplus(negative(output.log_value, log_flow()[child])),
         "negative_log_pf": lambda: negative(restricted(output.log_policy), log_pf_of_all()),
         "search_value": lambda: chosen(batch.log_q),
+        "log_behaviour": lambda: taken(batch.log_prior),
     }
     reference = batch.log_reference
     if reference is not None:

@@ -67,6 +67,8 @@ class FlowTrainer(Trainer):
         measure: further figures of the policy at an evaluation, such as its exact return, by name.
         rollouts: how the trees grow; None: they stay as they are.
         on_policy: whether a step learns from its own rollouts alone, as policy gradients must.
+        steps_per_rollout: on policy, how many steps learn from the same rollouts, for a loss that reads
+            ``log_behaviour``.
         callbacks: the parent's.
 
     Raises:
@@ -92,10 +94,13 @@ class FlowTrainer(Trainer):
         measure: Callable[[], Mapping[str, float]] | None = None,
         rollouts: Rollouts[Any] | None = None,
         on_policy: bool = False,
+        steps_per_rollout: int = 1,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         if not trees:
             raise ValueError("there are no trees to train on")
+        if steps_per_rollout < 1:
+            raise ValueError(f"steps_per_rollout is {steps_per_rollout}: give 1 or more")
         if on_policy and rollouts is None:
             raise ValueError("on_policy is set and there are no rollouts: say how the policy acts")
         self.loss = loss_named(loss)
@@ -113,6 +118,7 @@ class FlowTrainer(Trainer):
         self.conditions = conditions
         self.tokens, self.measure, self.rollouts, self.on_policy = tokens, measure, rollouts, on_policy
         self.trees, self.validation = self._encoded(trees), self._encoded(validation)
+        self.steps_per_rollout, self._rolled_out = steps_per_rollout, list[EncodedTree]()
         self.environment_steps = 0
         self._terms: dict[str, list[Tensor]] = {}
         # The parent drops what the model's forward does not name; trees are not columns.
@@ -164,9 +170,11 @@ class FlowTrainer(Trainer):
         cast(nn.Module, self.model).eval()
         before = [self.trees[number].tree for number in numbers]
         if self.on_policy:
-            fresh = rollouts.fresh(before, step)
-            self.environment_steps += sum(map(steps_of, fresh))
-            return self.with_reference(self._encoded(fresh))
+            if step % self.steps_per_rollout == 0 or not self._rolled_out:
+                fresh = rollouts.fresh(before, step)
+                self.environment_steps += sum(map(steps_of, fresh))
+                self._rolled_out = self.with_reference(self._encoded(fresh))
+            return self._rolled_out
         if rollouts.number:
             grown = rollouts.grown(before, step)
             self.environment_steps += sum(map(steps_of, grown)) - sum(map(steps_of, before))

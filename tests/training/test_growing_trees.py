@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from random_trees import ACTIONS, encoded_tree
+from torch import Tensor
 from transformers import LlamaForCausalLM, set_seed
 
 from gflowdial import losses
@@ -79,6 +80,7 @@ def make(build: Build, folder: Path, chosen: Method, **settings: Any) -> tuple[F
         untried=chosen.untried,
         rollouts=Rollouts(world, act, **options),
         on_policy=chosen.on_policy,
+        steps_per_rollout=chosen.steps_per_rollout,
         **extra,
     ), world
 
@@ -108,6 +110,26 @@ def test_on_policy_steps_see_fresh_rollouts_alone(tiny_llama: Build, tmp_path: P
     assert sum(trees for trees, _ in seen) == 2 * len(ROOTS)
     assert [len(each.tree.states) for each in trainer.trees] == [1, 1, 1]
     assert trainer.environment_steps == world.steps
+
+
+def test_steps_on_the_same_rollouts_know_the_policy_that_took_them(tiny_llama: Build, tmp_path: Path) -> None:
+    seen = []
+
+    def spy(log_pf: Tensor, log_behaviour: Tensor, leaf_visits: Tensor) -> Tensor:
+        seen.append((log_pf.detach().double(), log_behaviour, leaf_visits))
+        return log_pf.square().sum()
+
+    chosen = Method(spy, on_policy=True, steps_per_rollout=2)
+    trainer, world = make(tiny_llama, tmp_path, chosen, num_train_epochs=4.0, per_device_train_batch_size=3)
+    trainer.train()
+    assert trainer.environment_steps == world.steps
+    assert len(seen) == 4
+    for (now, behaviour, visits), (later, same, again) in zip(seen[::2], seen[1::2], strict=True):
+        torch.testing.assert_close(now, behaviour.double(), atol=1e-5, rtol=0.0)
+        assert float((later - behaviour).abs().max()) > 1e-3
+        assert torch.equal(behaviour, same)
+        assert torch.equal(visits, again)
+    assert not torch.equal(seen[0][1], seen[2][1])
 
 
 def test_rollouts_follow_the_present_weights(tiny_llama: Build, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.studies.records import Record, as_json, from_json
 from gflowdial.dialogue.studies.study import Cell, Measure, Study
 from gflowdial.dialogue.training import base_job, train_all
+from gflowdial.training.methods import method
 
 _RECORDS = "records.json"
 _OWN_OF_BASE = ("task", "inventory", "data", "roles", "model")
@@ -138,7 +139,9 @@ def _with_steps(cell: Cell, config: RunConfig, cells: Path) -> RunConfig:
     turns = _mean([mean_outcome(scenes)["turns"] for scenes in prior.outcomes])
     conversations = _mean(steps) / turns
     a_pass = len(Setting(config).scenes.train) * config.training.rollouts
-    return with_overrides(config, {"training.epochs": conversations / a_pass})
+    (name,) = config.training.methods
+    epochs = conversations / a_pass * method(name).steps_per_rollout
+    return with_overrides(config, {"training.epochs": epochs})
 
 
 def _mean(values: Sequence[float | None]) -> float:
