@@ -24,7 +24,7 @@ __all__ = ["attend_along", "attention_arguments"]
 _NAMES = {"sdpa": "gflowdial_blocks", "flex": "flex_attention"}
 _BLOCK = 128
 """Queries in a block: fewer make more and smaller products, more see keys that few of them need."""
-_GPU_BLOCK = 512
+_GPU_BLOCK = 1024
 """The same on a GPU, which loses more time to small products than to keys that few queries need."""
 
 
