@@ -61,6 +61,11 @@ def run_jobs(
                 yield index, result
 
 
+def one_of_several(_: None, job: Callable[..., Result], *arguments: Any) -> Result:
+    """Call ``job(None, *arguments)``: as the job of `run_jobs`, for jobs of several kinds that share nothing."""
+    return job(None, *arguments)
+
+
 def _context() -> BaseContext:
     """New processes without the state of this one; where it can be had, from a server that has the imports done."""
     if "forkserver" not in multiprocessing.get_all_start_methods():

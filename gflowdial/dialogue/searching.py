@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from gflowdial.dialogue.environment import DialogueState
-from gflowdial.dialogue.jobs import run_jobs
+from gflowdial.dialogue.jobs import one_of_several, run_jobs
 from gflowdial.dialogue.progress import Report
 from gflowdial.dialogue.runs import Run, RunError
 from gflowdial.dialogue.setting import Setting
@@ -53,7 +53,7 @@ def search_all(run: Run, setting: Setting, report: Report, beside: SeedJob | Non
     if beside is not None:
         arguments.insert(0, (beside, run.folder, config.seeds[0]))
     done = 0
-    for index, _ in run_jobs(_call, arguments, config.compute):
+    for index, _ in run_jobs(one_of_several, arguments, config.compute):
         job, _, seed = arguments[index]
         if job is search_seed:
             done += 1
@@ -64,10 +64,6 @@ def search_seed(_: None, folder: Path, seed: int) -> None:
     """Search the trees of one seed."""
     run = Run.open(folder)
     _search(run, Setting.of(run), seed, None)
-
-
-def _call(_: None, job: SeedJob, folder: Path, seed: int) -> None:
-    job(None, folder, seed)
 
 
 def _search(run: Run, setting: Setting, seed: int, progress: Callable[[int, int], None] | None) -> None:

@@ -1,6 +1,6 @@
 """The second stage: a policy for every seed and method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 
 from gflowdial.dialogue.config import ConfigError
 from gflowdial.dialogue.environment import DialogueState
-from gflowdial.dialogue.jobs import run_jobs
+from gflowdial.dialogue.jobs import one_of_several, run_jobs
 from gflowdial.dialogue.language_models import device_of, train_tiny, train_tokenizer
 from gflowdial.dialogue.learning import Watched, examples, method_of, train_policy, watched_scenes
 from gflowdial.dialogue.play import Episode, play
@@ -76,12 +76,8 @@ def _check(run: Run, seeds: Sequence[int], *, lengths: bool, watches: bool) -> W
     """Check what the policies of all seeds learn from; the watched scenes are made beside it."""
     checks = [(check_examples, run.folder, seed, lengths) for seed in seeds]
     jobs: list[tuple[Any, ...]] = [*([(watch, run.folder)] if watches else []), *checks]
-    done: dict[int, Watched | None] = dict(run_jobs(_call, jobs, run.config.compute))
+    done: dict[int, Watched | None] = dict(run_jobs(one_of_several, jobs, run.config.compute))
     return done[0]
-
-
-def _call(_: None, job: Callable[..., Any], *arguments: Any) -> Any:
-    return job(None, *arguments)
 
 
 def train_one(watched: Watched | None, folder: Path, seed: int, name: str | None) -> None:
