@@ -36,7 +36,7 @@ Trees = list[SearchTree[DialogueState]]
 Watched = Mapping[str, Sequence[EnumeratedScene]]
 """By part, "train" and "eval", scenes with all conversations."""
 
-_WATCHED = 4
+_WATCHED = 8
 """How many scenes of a part are played through at an evaluation, at most."""
 HISTORY = "history.json"
 

@@ -1,5 +1,6 @@
 """The studies of ``gflowdial study NAME``."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,6 +63,26 @@ def _rounds(config: RunConfig) -> list[Cell]:
             {"rounds": rounds},
         )
         for rounds in (1, 2, 4)
+    ]
+
+
+def _sources(config: RunConfig) -> list[Cell]:
+    """Trees of search alone, of the policy's own rollouts alone, and of both, at about equal environment steps."""
+    simulations, epochs = config.search.model_dump()["simulations"], config.training.epochs
+    # A simulation takes about half as many environment steps as a rollout, and each epoch rolls out once per scene.
+    rollouts = simulations / (2 * epochs)
+    grids = {"search": (simulations, 0.0), "both": (simulations // 2, rollouts / 2), "rollouts": (1, rollouts)}
+    return [
+        Cell(
+            source,
+            {
+                "search.simulations": max(1, simulated),
+                "training.rollouts": math.ceil(rolled),
+                **({} if source == "search" else _NO_SEARCH),
+            },
+            {"source": source},
+        )
+        for source, (simulated, rolled) in grids.items()
     ]
 
 
@@ -181,6 +202,12 @@ STUDIES: Mapping[str, Study] = {
         _rounds,
         _WORTH,
         Plot(("expected_return", "total_variation"), x="rounds"),
+    ),
+    "sources": Study(
+        "Should the trees come from search, from rollouts of the policy in training, or from both, at equal steps?",
+        _sources,
+        (*_WORTH[:2], "good_conversations", STEPS),
+        Plot(("expected_return", "total_variation")),
     ),
     "budget": Study(
         "How do return and distance to the exact flow depend on the environment steps of the search?",
