@@ -106,7 +106,7 @@ def test_bfloat16_and_autocast(name: str) -> None:
         assert low.dtype == torch.bfloat16
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @each_loss
 def test_cuda_agrees(name: str) -> None:
     for forest in forest_of_each_kind():

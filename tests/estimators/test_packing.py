@@ -174,7 +174,7 @@ def test_a_kernel_may_lay_its_result_out_by_tokens(policy: LanguageModelPolicy) 
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("attention", ["sdpa", "flex"])
 def test_gradients_agree_on_a_gpu(tiny_llama: Callable[[int], LlamaForCausalLM], attention: str) -> None:
     packed = pack_prefixes(*TREE, [True] * 7, BRANCH)
