@@ -58,7 +58,7 @@ gpu-check: ## on a machine with a GPU and .gpu/wheels, without a network: is eve
 	PYTHONPATH=.gpu/site:. $(PYTHON) -m benchmarks gpu_check
 
 clean: ## remove the virtual environments and site/
-	rm -rf $(VENV) $(PEERS) $(WHEEL) .gpu build dist site
+	rm -rf $(VENV) $(PEERS) $(WHEEL) .gpu .ranges build dist site
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
