@@ -158,7 +158,11 @@ def test_nodes_of_rollouts_are_nodes_as_others() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"temperature": 0.0}, "temperature is 0.0"), ({"temperature": 1.0, "floor": 0.0}, "floor is 0.0")],
+    [
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 1.0, "floor": 0.0}, "floor is 0.0"),
+        ({"temperature": 1.0, "untried": "nonsense"}, "untried is 'nonsense': choose 'free', 'masked', 'floor'"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
