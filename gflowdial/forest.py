@@ -7,13 +7,15 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from gflowdial import filters
 from gflowdial.layouts import Chains, Rooted, Table
-from gflowdial.numerics import first_true, precise_dtype
+from gflowdial.numerics import first_true, precise_dtype, remember, usable_in_training
 from gflowdial.shapes import Bool, Int, Tensor
 
 Kept = TypeVar("Kept")
 
 
+@usable_in_training
 @dataclass(frozen=True, eq=False)
 class Forest(Rooted):
     """Rooted trees on numbered nodes; every parent has a smaller number than its children.
@@ -28,6 +30,12 @@ class Forest(Rooted):
     Attributes:
         parent: the parent of each node, -1 at a root; int64.
     """
+
+    def __post_init__(self) -> None:
+        if self.parent.is_inference():
+            # Autograd saves what is made of it.
+            with torch.inference_mode(False):
+                object.__setattr__(self, "parent", self.parent.clone())
 
     @staticmethod
     def from_lengths(lengths: Tensor | Sequence[int]) -> "Forest":
@@ -51,6 +59,7 @@ class Forest(Rooted):
         return Forest.of_chains(lengths.long())
 
     @staticmethod
+    @torch.inference_mode(False)
     def of_chains(lengths: Int[Tensor, " trees"], size: int | None = None) -> "Forest":
         """`from_lengths` without its checks, with the indices that lengths give at once.
 
@@ -192,6 +201,7 @@ class Forest(Rooted):
         nothing = torch.zeros(self.num_nodes, dtype=precise_dtype(self.device), device=self.device)
         for decay in (1.0, *decays):
             self.ancestor_filter(nothing, decay)
+        filters.PREPARED[self.parent] = self._paths
         return self
 
     def to_jagged(self, values: Tensor) -> Tensor:
@@ -258,14 +268,17 @@ class Forest(Rooted):
         return {}
 
     def kept(self, key: Any, derive: Callable[[], Kept]) -> Kept:
-        """``derive()``, remembered under ``key``: for what follows from the forest alone. Let it hold no forest."""
+        """``derive()``, remembered under ``key``: for what follows from the forest alone. Let it hold no forest.
+
+        Of many keys the last ones are remembered.
+        """
         if key in self.memo:
             return cast(Kept, self.memo[key])
-        value = derive()
         # Compiled code keeps nothing: its tensors may be rewritten by the next call.
-        if not torch.compiler.is_compiling():
-            self.memo[key] = value
-        return value
+        if torch.compiler.is_compiling():
+            return derive()
+        with torch.inference_mode(False):
+            return cast(Kept, remember(self.memo, key, derive()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,18 @@
 """Checks of what is passed in, and numerics that several rooms share: precision, masked softmax, equal rows."""
 
 import functools
+from typing import TypeVar
 
 import torch
 
 from gflowdial.shapes import Bool, Float, Int, Tensor
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Class = TypeVar("Class")
+
+MOST_REMEMBERED = 32
+"""Entries of a cache beside a forest, one per λ or so."""
 
 
 def precise_dtype(device: torch.device) -> torch.dtype:
@@ -14,6 +22,23 @@ def precise_dtype(device: torch.device) -> torch.dtype:
     back.
     """
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def remember(cache: dict[Key, Value], key: Key, value: Value) -> Value:
+    """``value``, put into ``cache``, which then drops what it has held for longest if it holds too much."""
+    cache[key] = value
+    while len(cache) > MOST_REMEMBERED:
+        del cache[next(iter(cache))]
+    return value
+
+
+def usable_in_training(cls: type[Class]) -> type[Class]:
+    """A decorator of classes whose cached properties hold tensors: they are made outside inference mode, or a tensor
+    that inference mode asked for first could not be used by training later."""
+    for value in vars(cls).values():
+        if isinstance(value, functools.cached_property):
+            value.func = torch.inference_mode(False)(value.func)
+    return cls
 
 
 def check_length(name: str, values: Tensor, length: int, what: str) -> None:
