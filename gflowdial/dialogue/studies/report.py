@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gflowdial.dialogue.config import RunConfig
+from gflowdial.dialogue.config import RunConfig, with_overrides
 from gflowdial.dialogue.report import COLUMNS, Estimate
 from gflowdial.dialogue.runs import write_json
 from gflowdial.dialogue.setting import Setting
@@ -96,13 +96,22 @@ def table_lines(study: Study, config: RunConfig, found: Mapping[str, Sequence[Re
 def caption(study: Study, config: RunConfig) -> str:
     """What is simulated and what is real, how many seeds there are, and what intervals and differences are."""
     setting = Setting(config)
-    seeds, held_out = len(config.seeds), len(setting.scenes.held_out)
+    seeds, held_out = len(config.seeds), " or ".join(map(str, _held_out(study, config)))
     unit = f"{seeds} seeds" if seeds > 1 else f"{held_out} scenes, of one seed"
     reference = f"the row {study.reference}" if study.reference else "the same row in the first cell that has it"
     return (
         f"{what_is_real(setting)} {held_out} held-out scenes. ± is Student's 95% interval over {unit}; the difference "
         f"is to {reference}, in pairs of seeds, or of scenes where nothing depends on the seed."
     )
+
+
+def _held_out(study: Study, config: RunConfig) -> list[int]:
+    """How many scenes are held out in the cells, ascending."""
+    data = [
+        {key: value for key, value in cell.overrides.items() if key.startswith("data.")} for cell in study.cells(config)
+    ]
+    distinct = [own for number, own in enumerate(data) if own not in data[:number]]
+    return sorted({len(Setting(with_overrides(config, own)).scenes.held_out) for own in distinct})
 
 
 def what_is_real(setting: Setting) -> str:
