@@ -21,7 +21,7 @@ Attention = Literal["sdpa", "flex"]
 """How a language model attends along packed prefixes.
 
 - ``"sdpa"``: PyTorch's scaled dot-product attention, a block of queries at a time with the keys that it sees. Runs
-  everywhere.
+  everywhere. A model outside transformers' AttentionInterface keeps its own attention, under a mask over all pairs.
 - ``"flex"``: PyTorch's FlexAttention, compiled. It trains on GPUs only.
 """
 

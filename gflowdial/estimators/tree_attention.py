@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ _BLOCK = 128
 _GPU_BLOCK = 1024
 """The same on a GPU, which loses more time to small products than to keys that few queries need."""
 _CAUSAL: Any = causal_mask_function
-_WITHOUT_EFFECT = frozenset({"position_ids", "position_embeddings", "use_cache", "output_attentions"})
+_WITHOUT_EFFECT = frozenset({"position_ids", "position_embeddings", "cache_position", "use_cache", "output_attentions"})
 """Further arguments that transformers' models hand to an attention function, and that its result does not depend on."""
 
 
@@ -135,12 +135,13 @@ def read_packed(
 def _refuse_stretched(config: Any, packed: PackedPrefixes) -> None:
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in [ropes] if "rope_type" in ropes else ropes.values():
-        if rope and ("dynamic" in rope["rope_type"] or rope["rope_type"] == "longrope"):
+        kind = (rope or {}).get("rope_type", "")
+        if "dynamic" in kind or kind == "longrope":
             limit = rope.get("original_max_position_embeddings") or config.max_position_embeddings
             if (longest := int(packed.position_ids.max()) + 1) > limit:
                 raise ValueError(
-                    f"the longest prefix has {longest} tokens, and beyond {limit} the {rope['rope_type']} encoding of "
-                    "positions depends on the longest prefix: shorten the prefixes"
+                    f"the longest prefix has {longest} tokens, and beyond {limit} the {kind} encoding of positions "
+                    "depends on the longest prefix: shorten the prefixes"
                 )
 
 
@@ -152,11 +153,13 @@ def remember_tree_attention(attended: list[nn.Module]) -> None:
     Args:
         attended: the attention modules that `read_packed` returns.
     """
-    for module in attended:
+    for module in set(attended) - set(_REMEMBERED):
+        _REMEMBERED.add(module)
         module.register_forward_pre_hook(_enter, with_kwargs=True)
         module.register_forward_hook(_leave, always_call=True)
 
 
+_REMEMBERED: WeakSet[nn.Module] = WeakSet()
 _OWN: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 

@@ -62,8 +62,8 @@ def prefix(node: int) -> list[int]:
 
 
 @torch.no_grad()
-def alone(model: Any, names: Sequence[int] = NAMES) -> Tensor:
+def alone(model: Any, names: Sequence[int] = NAMES, continuation: Sequence[int] = ()) -> Tensor:
     """log P of each name behind each prefix, by the model's own forward pass over that prefix."""
-    prefixes = [torch.tensor([prefix(node) + BRANCH]) for node in range(len(PARENT))]
+    prefixes = [torch.tensor([[*prefix(node), *BRANCH, *continuation]]) for node in range(len(PARENT))]
     rows = [model(input_ids=ids, use_cache=False).logits[0, -1, list(names)].float() for ids in prefixes]
     return torch.stack(rows).log_softmax(-1)
