@@ -22,6 +22,15 @@ def test_subtb_compiles() -> None:
     run("aot_eager", "subtrajectory balance")
 
 
+def test_subtb_compiles_a_few_times_for_many_batches() -> None:
+    run("many", "36", "4", "subtrajectory balance")
+
+
+@pytest.mark.slow
+def test_every_loss_compiles_a_few_times_for_hundreds_of_batches() -> None:
+    run("many", "200", "6")
+
+
 @pytest.mark.slow
 def test_every_loss_compiles() -> None:
     run("aot_eager")
