@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gflowdial.envs.environment import Environment
 from gflowdial.envs.move_sequences import MoveSequences
 from gflowdial.search.answers import ask_prior, check_finite, take_step
-from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, State, Transition
+from gflowdial.search.environment import UNIT, AnyEnvironment, ChanceEnvironment, ReturnRange, State, Transition
 from gflowdial.search.watching import watch
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
@@ -30,11 +30,15 @@ class SearchView:
         environment: where to act.
         prior: log-probabilities of the actions, ``[states, width] -> [states, actions]``, such as the
             ``forward_policy`` of an estimator; by default uniform over the valid actions.
+
+    Attributes:
+        return_range: between which log R lies, or None; see `SearchEnvironment`.
     """
 
     def __init__(self, environment: Environment, prior: Callable[[Tensor], Tensor] | None = None) -> None:
         self.environment, self.prior = environment, prior
         self.num_actions = environment.num_actions
+        self.return_range: ReturnRange = UNIT
 
     @property
     def roots(self) -> list[tuple[int, ...]]:

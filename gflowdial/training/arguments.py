@@ -17,7 +17,9 @@ class FlowTrainingArguments(TrainingArguments):
     Attributes:
         head_learning_rate: learning rate of the policy and value heads; the adapter's where not given.
         tokens_per_pass: how many tokens the language model reads at once. A batch of more takes several passes, which
-            bounds the memory and leaves the gradient as it is; a larger tree has a pass of its own.
+            bounds the memory and leaves the gradient as it is; a larger tree has a pass of its own. On a GPU passes are
+            smaller, and activations computed anew, where the memory that is free when training begins asks for it; see
+            `gflowdial.training.memory.plan`.
     """
 
     head_learning_rate: float | None = field(default=None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -85,3 +85,8 @@ class Rollouts(Generic[State]):
     def _seeds(self, trees: int, step: int, before: int) -> list[int]:
         drawn = np.random.default_rng([self.seed, step]).integers(2**63, size=before + trees)
         return [int(seed) for seed in drawn[before:]]
+
+
+def steps_of(tree: SearchTree[Any]) -> int:
+    """How many environment steps a tree shows: an action per node, or per outcome of chance."""
+    return int((~tree.chance).sum()) - tree.forest.num_trees

@@ -17,8 +17,9 @@ from gflowdial.losses.reading import loss_named
 from gflowdial.search.tree import SearchTree
 from gflowdial.training.arguments import FlowTrainingArguments
 from gflowdial.training.conditions import policy_inputs, readings
+from gflowdial.training.memory import free_memory, plan, shape_of
 from gflowdial.training.processes import Share, whole_batches
-from gflowdial.training.rollouts import Rollouts
+from gflowdial.training.rollouts import Rollouts, steps_of
 from gflowdial.training.trees import Condition, EncodedTree, TreeBatch, TreeCollator, Untried
 
 try:
@@ -26,7 +27,7 @@ try:
 except ImportError as error:
     raise ImportError("the trainer needs the extra `lm`: pip install 'gflowdial[lm]'") from error
 
-__all__ = ["FlowTrainer", "FlowTrainingArguments"]
+__all__ = ["FlowTrainer", "FlowTrainingArguments", "steps_of"]
 
 
 class FlowTrainer(Trainer):
@@ -135,7 +136,19 @@ class FlowTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """The parent's training, after the reference policy was read, if the loss reads it."""
         self.read_reference()
+        if (free := free_memory(self.args.device)) is not None:
+            self._fit(free)
         return super().train(*args, **kwargs)
+
+    def _fit(self, free: int) -> None:
+        """Passes and activation checkpointing that fit into ``free`` bytes; see `gflowdial.training.memory.plan`."""
+        model = cast(LanguageModelPolicy, self.model)
+        found = plan(
+            shape_of(model), free, [self.collator.size(each) for each in self.trees], self.args.tokens_per_pass
+        )
+        self.collator = replace(self.collator, tokens_per_pass=found.tokens_per_pass)
+        if found.checkpointing:
+            model.activation_checkpointing_enable()
 
     def read_reference(self) -> None:
         """Let every tree carry the reference policy's log-probabilities, if the loss reads them."""
@@ -167,7 +180,7 @@ class FlowTrainer(Trainer):
         return {**batch, "weight": self.share.weight(len(trees)), "trees": len(trees)}
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The parent's; with several processes one that gives all of them whole batches, of which each takes a part."""
+        """The parent's; with several processes one of whole batches, of which each takes its part."""
         if self.share.count == 1:
             return super().get_train_dataloader()
         loader = DataLoader(
@@ -324,9 +337,8 @@ class FlowTrainer(Trainer):
                 "there is nothing to evaluate: give trees, or build the trainer with validation or measure"
             )
         if eval_dataset is None:
-            if any(each.log_reference is None for each in self.validation):
-                self.validation[:] = self.with_reference(self.validation)
-            sets = {"": self.validation}
+            known = all(each.log_reference is not None for each in self.validation)
+            sets = {"": self.validation if known else self.with_reference(self.validation)}
         else:
             given = eval_dataset if isinstance(eval_dataset, Mapping) else {"": eval_dataset}
             sets = {name and f"_{name}": self.with_reference(self._encoded(trees)) for name, trees in given.items()}
@@ -381,11 +393,6 @@ class FlowTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.accelerator.unwrap_model(model or self.model).load_weights(resume_from_checkpoint)
-
-
-def steps_of(tree: SearchTree[Any]) -> int:
-    """How many environment steps a tree shows: an action per node, or per outcome of chance."""
-    return int((~tree.chance).sum()) - tree.forest.num_trees
 
 
 def _trees_in(batch: Mapping[str, Any]) -> int:

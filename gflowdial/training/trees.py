@@ -179,8 +179,7 @@ class TreeCollator:
         part: list[EncodedTree] = []
         total = 0
         for each in trees:
-            parent, read = each.tree.forest.parent.tolist(), self.reads(each.tree).tolist()
-            tokens = packed_tokens(parent, each.tokens, read, self.branch, self.continuations)
+            tokens, _ = self.size(each)
             if part and total + tokens > self.tokens_per_pass:
                 yield part
                 part, total = [], 0
@@ -188,6 +187,16 @@ class TreeCollator:
             total += tokens
         if part:
             yield part
+
+    def size(self, each: EncodedTree) -> tuple[int, int]:
+        """How many tokens a tree is packed into, and at most how many its longest prefix has."""
+        parent, read = each.tree.forest.parent.tolist(), self.reads(each.tree).tolist()
+        tokens = packed_tokens(parent, each.tokens, read, self.branch, self.continuations)
+        length: list[int] = []
+        for above, own in zip(parent, each.tokens, strict=True):
+            length.append(len(own) + (length[above] if above >= 0 else 0))
+        tail = len(self.branch) + max(map(len, self.continuations), default=0)
+        return tokens, max(length) + tail
 
     def reads(self, tree: SearchTree[Any]) -> Bool[Tensor, " nodes"]:
         """Which nodes' states are read, ``[nodes]``."""

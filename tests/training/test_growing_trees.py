@@ -18,8 +18,8 @@ from gflowdial.estimators.language_model import LanguageModelPolicy
 from gflowdial.estimators.packing import pack_prefixes
 from gflowdial.search import SearchTree, Transition
 from gflowdial.training.methods import Method, method
-from gflowdial.training.rollouts import Rollouts
-from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments, steps_of
+from gflowdial.training.rollouts import Rollouts, steps_of
+from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 
 Build = Callable[[int], LlamaForCausalLM]
 State = tuple[int, ...]
