@@ -12,22 +12,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from gflowdial.numerics import lifted, remember
+
 NEGLIGIBLE = 1e-60
 """Rounds that weigh less than this are left out: they change nothing in float64, and denormals are slow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chains:
-    """Chains laid end to end, each of ``lengths`` nodes; the scans made for them are kept, with their transposes."""
+    """Chains laid end to end, each of ``lengths`` nodes; the last scans made are kept, with their transposes."""
 
     lengths: Tensor
     scans: dict[tuple[float, torch.dtype], "tuple[ChainScan, ChainScan]"] = field(default_factory=dict)
 
     def sum(self, x: Tensor, decay: float, down: bool) -> Tensor:
-        if (decay, x.dtype) not in self.scans:
+        if (decay, x.dtype) in self.scans:
+            return self.scans[decay, x.dtype][down](x)
+        # Training may use the tensors that inference mode asks for first.
+        with torch.inference_mode(False):
             scan = ChainScan.of(self.lengths, decay, x.dtype)
-            self.scans[decay, x.dtype] = scan, scan.backwards()
-        return self.scans[decay, x.dtype][down](x)
+            scans = remember(self.scans, (decay, x.dtype), (scan, scan.backwards()))
+        return scans[down](x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +186,18 @@ class TreeJumps:
             proper.index_add_(0, into, total[of], alpha=decay)
         return proper
 
+    def logsumexp(self, x: Tensor) -> Tensor:
+        """``log Σ exp x`` over the subtree of each node, itself among it. Differentiable."""
+        # A running (peak, sum relative to it) per node stays exact however far apart the subtrees' scales lie.
+        peak = x.detach()
+        total = torch.exp(x - _finite(peak))
+        for nodes, ancestors in self.tables:
+            higher = peak.scatter_reduce(0, ancestors, peak[nodes], "amax")
+            addends = total[nodes] * torch.exp(peak[nodes] - _finite(higher)[ancestors])
+            total = (total * torch.exp(peak - _finite(higher))).index_add(0, ancestors, addends)
+            peak = higher
+        return torch.where(total > 0, _finite(peak) + total.clamp(min=torch.finfo(x.dtype).tiny).log(), peak)
+
 
 Paths = Chains | TreeJumps
 
@@ -191,7 +208,7 @@ def path_filter(x: Tensor, decay: float, paths: Paths, down: bool) -> Tensor:
     ``y_n = Σ over proper ancestors a of n of decay^distance(a, n) · x_a``; ``down`` sums over proper descendants
     instead, which is the transpose.
     """
-    return cast(Tensor, _PathFilter.apply(x, decay, paths, down))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _PathFilter.apply(lifted(x), decay, paths, down))  # type: ignore[no-untyped-call]
 
 
 class _PathFilter(torch.autograd.Function):
@@ -205,3 +222,7 @@ class _PathFilter(torch.autograd.Function):
         # The filter is linear: its derivative is its transpose, the same filter the other way.
         decay, paths, down = ctx.options
         return path_filter(grad, decay, paths, not down), None, None, None
+
+
+def _finite(peak: Tensor) -> Tensor:
+    return torch.where(peak == -torch.inf, 0.0, peak)
