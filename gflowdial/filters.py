@@ -7,10 +7,11 @@ itself among them; one more round adds what the node 2^k steps away holds.
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from gflowdial.numerics import lifted, remember
 
@@ -202,26 +203,114 @@ class TreeJumps:
 Paths = Chains | TreeJumps
 
 
+@runtime_checkable
+class HasPaths(Protocol):
+    """A forest, as far as filters need it."""
+
+    @property
+    def parent(self) -> Tensor: ...
+    @property
+    def _paths(self) -> Paths: ...
+
+
+def forest_filter(x: Tensor, decay: float, forest: HasPaths, down: bool) -> Tensor:
+    """`path_filter` along the paths of ``forest``, eager or compiled, in float32 at least.
+
+    Raises:
+        ValueError: if ``decay`` is outside (0, 1].
+    """
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must lie in (0, 1]; got {decay}.")
+    x = lifted(x)
+    if torch.compiler.is_compiling():
+        return cast(Tensor, compiled_filter(x, forest.parent, decay, down))
+    return path_filter(x, decay, forest._paths, down)
+
+
 def path_filter(x: Tensor, decay: float, paths: Paths, down: bool) -> Tensor:
-    """Sums along paths, differentiable any number of times.
+    """Sums along paths, differentiable any number of times, in both modes; `torch.func` transforms it.
 
     ``y_n = Σ over proper ancestors a of n of decay^distance(a, n) · x_a``; ``down`` sums over proper descendants
     instead, which is the transpose.
     """
-    return cast(Tensor, _PathFilter.apply(lifted(x), decay, paths, down))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _PathFilter.apply(x, decay, paths, down))  # type: ignore[no-untyped-call]
 
 
 class _PathFilter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, decay: float, paths: Paths, down: bool) -> Tensor:
-        ctx.options = decay, paths, down
+    def forward(x: Tensor, decay: float, paths: Paths, down: bool) -> Tensor:
         return paths.sum(x, decay, down)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.options = inputs[1:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         # The filter is linear: its derivative is its transpose, the same filter the other way.
         decay, paths, down = ctx.options
         return path_filter(grad, decay, paths, not down), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *rest: None) -> Tensor:  # noqa: ARG004
+        return path_filter(tangent, *ctx.options)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *options: Any) -> tuple[Tensor, int]:  # noqa: ARG004
+        return torch.stack([path_filter(row, *options) for row in x.unbind(in_dims[0] or 0)]), 0
+
+
+PREPARED = WeakTensorKeyDictionary()
+"""The paths of forests that were prepared for compiled code, by their parents."""
+
+
+@torch.library.custom_op("gflowdial::path_filter", mutates_args=())
+def compiled_filter(x: Tensor, parent: Tensor, decay: float, down: bool) -> Tensor:
+    """`path_filter` for compiled code, which does not look inside: the steps of a filter depend on the forest, and
+    would be compiled anew for each."""
+    paths: Paths | None = PREPARED.get(parent)  # type: ignore[no-untyped-call]
+    return (TreeJumps.of(parent) if paths is None else paths).sum(x, decay, down)
+
+
+@compiled_filter.register_fake
+def _(x: Tensor, parent: Tensor, decay: float, down: bool) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(x)
+
+
+def _remember_filter(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    _, parent, ctx.decay, ctx.down = inputs
+    ctx.save_for_backward(parent)
+
+
+def _transposed_filter(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    (parent,) = ctx.saved_tensors
+    return compiled_filter(grad, parent, ctx.decay, not ctx.down), None, None, None
+
+
+compiled_filter.register_autograd(_transposed_filter, setup_context=_remember_filter)
+
+
+def climb(table: Tensor, nodes: Tensor, steps: Tensor) -> Tensor:
+    """The node ``steps`` above each of ``nodes``, where row k of ``table [rounds, nodes]`` has the node 2^k above."""
+    return compiled_climb(table, nodes, steps) if torch.compiler.is_compiling() else _climb(table, nodes, steps)
+
+
+def _climb(table: Tensor, nodes: Tensor, steps: Tensor) -> Tensor:
+    # The binary digits of `steps` say which jumps lead there.
+    for k, ancestors in enumerate(table):
+        nodes = torch.where((steps >> k) & 1 == 1, ancestors[nodes], nodes)
+    return nodes
+
+
+@torch.library.custom_op("gflowdial::climb", mutates_args=())
+def compiled_climb(table: Tensor, nodes: Tensor, steps: Tensor) -> Tensor:
+    """`climb` for compiled code, for which the number of rounds is no constant."""
+    return _climb(table, nodes, steps).clone()
+
+
+@compiled_climb.register_fake
+def _(table: Tensor, nodes: Tensor, steps: Tensor) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(nodes)
 
 
 def _finite(peak: Tensor) -> Tensor:

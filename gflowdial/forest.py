@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from gflowdial import filters
 from gflowdial.layouts import Chains, Rooted, Table
 from gflowdial.numerics import first_true, precise_dtype, remember, usable_in_training
 from gflowdial.shapes import Int, Tensor
@@ -241,6 +242,7 @@ class Forest(Rooted):
         nothing = torch.zeros(self.num_nodes, dtype=precise_dtype(self.device), device=self.device)
         for decay in (1.0, *decays):
             self.ancestor_filter(nothing, decay)
+        filters.PREPARED[self.parent] = self._paths
         return self
 
     def to_jagged(self, values: Tensor) -> Tensor:

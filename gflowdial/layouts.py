@@ -207,7 +207,7 @@ class Rooted:
             ValueError: if ``decay`` is outside (0, 1].
         """
         check_length("x", x, self.num_nodes, "node")
-        return filters.path_filter(x, _checked_decay(decay), self._paths, down=False)
+        return filters.forest_filter(x, decay, self, down=False)
 
     def descendant_filter(self, x: Float[Tensor, " nodes"], decay: float = 1.0) -> Float[Tensor, " nodes"]:
         """``y_m = Σ over proper descendants n of m of decay^distance(m, n) · x_n``: the transpose of
@@ -217,7 +217,7 @@ class Rooted:
             ValueError: if ``decay`` is outside (0, 1].
         """
         check_length("x", x, self.num_nodes, "node")
-        return filters.path_filter(x, _checked_decay(decay), self._paths, down=True)
+        return filters.forest_filter(x, decay, self, down=True)
 
     @cached_property
     def _paths(self) -> filters.Paths:
@@ -267,10 +267,7 @@ class Tree:
         return forest._jumps
 
     def ancestor(self, forest: Rooted, nodes: Tensor, steps: Tensor) -> Tensor:
-        # The binary digits of `steps` say which jumps lead there.
-        for k, ancestors in enumerate(forest._jump_table):
-            nodes = torch.where((steps >> k) & 1 == 1, ancestors[nodes], nodes)
-        return nodes
+        return filters.climb(forest._jump_table, nodes, steps)
 
     def edges_to_nodes(self, forest: Rooted, edge_values: Tensor) -> Tensor:
         return edge_values.new_zeros(forest.num_nodes).scatter_(0, forest.edge_child, edge_values)
@@ -390,9 +387,3 @@ def _less(edge_values: Tensor, minus: Tensor | None, dtype: torch.dtype) -> Tens
     # What is subtracted from a wider dtype is cast on the way.
     values = edge_values.to(dtype)
     return values if minus is None else values - minus
-
-
-def _checked_decay(decay: float) -> float:
-    if not 0 < decay <= 1:
-        raise ValueError(f"decay must lie in (0, 1]; got {decay}.")
-    return decay

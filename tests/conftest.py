@@ -16,6 +16,12 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, suppres
 settings.load_profile("repeatable")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def tiny_llama() -> Callable[[int], LlamaForCausalLM]:
     """A fresh random Llama with 50 tokens for each call; weights are large, so that its answer depends on its input."""

@@ -311,7 +311,7 @@ class Setting:
                 "conditions": 0 if self.wishes is None else self.wishes.conditions,
             }
             if training.tuning == "full":
-                model = LanguageModelPolicy(base, names, reference=True, **common)
+                model = LanguageModelPolicy(base, names, reference="initial", **common)
             else:
                 model = LanguageModelPolicy.with_lora(base, names, rank=adapter.rank, alpha=adapter.alpha, **common)
             wish = None if self.wishes is None else Wish(training.temperature)

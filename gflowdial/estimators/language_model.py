@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,20 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from gflowdial.estimators.adapters import active_adapter, add_frozen_copy, using_adapter
 from gflowdial.estimators.condition import Conditioned
+from gflowdial.estimators.exactness import evaluating, exact_way
+from gflowdial.estimators.model_files import load_model, load_model_weights, load_with_adapters, save_model
 from gflowdial.estimators.name_trie import NameTrie
+from gflowdial.estimators.output_layer import OutputLayer, softly_capped
 from gflowdial.estimators.packing import Attention, PackedPrefixes
-from gflowdial.estimators.tree_attention import attend_along, attention_arguments
+from gflowdial.estimators.tree_attention import read_packed
 from gflowdial.shapes import Float, Tensor
 
 try:
-    from peft import (
-        LoraConfig,
-        PeftModel,
-        get_peft_model,
-        load_peft_weights,
-        set_peft_model_state_dict,
-    )
+    from peft import LoraConfig, PeftModel, get_peft_model
     from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForCausalLM, PreTrainedModel
+    from transformers import PreTrainedModel
 except ImportError as error:
     raise ImportError("the language-model policy needs the extra `lm`: pip install 'gflowdial[lm]'") from error
 
@@ -36,7 +34,8 @@ __all__ = ["LanguageModelPolicy", "PolicyOutput"]
 _HEADS = "heads.safetensors"
 _SETTINGS = "policy.json"
 _BASE = "base"
-_MODEL = "model"
+_INITIAL = "initial"
+_DEFAULT = "default"
 
 Names = Sequence[int] | Sequence[Sequence[int]]
 """For each action the token that names it, or the tokens that do."""
@@ -61,18 +60,22 @@ class LanguageModelPolicy(nn.Module):
     """P_F(a|s), V(s, a) and V(s) read from a causal language model, with a LoRA adapter or trained in full.
 
     The names of the actions form a trie, and P_F(a|s) is the product, over the branchings on the way of a's name, of a
-    softmax over what may follow there. The policy head starts as the rows of the model's own output layer for these
-    tokens: before training, P_F is the language model's distribution over the actions' names, restricted and
-    renormalised at each branching. With the adapter switched off and that first head, the same weights are the
-    reference policy. The value heads start at log V = 0. Both heads sit on one model, as in AFlow (arXiv 2602.08826).
+    softmax over what may follow there. The policy head starts as the model's own output layer for these tokens, with
+    its bias, scale and softcap: before training, P_F is the language model's distribution over the actions' names,
+    restricted and renormalised at each branching. The value heads start at log V = 0. Both heads sit on one model, as
+    in AFlow (arXiv 2602.08826).
+
+    One small random tree is read when the policy is built, packed and each of its prefixes alone, and a model that
+    reads them differently is refused. Outside the policy, the model's own forward pass and ``generate`` are unchanged.
 
     Args:
         language_model: a causal language model wrapped by `peft.get_peft_model`, which `with_lora` does, or a plain
             one, all of whose weights are trained.
         names: for each action the token or tokens that name it; none may begin another.
         attention: how the model attends along packed prefixes; see `Attention`.
-        reference: whether a frozen copy of a plain model is kept as the reference policy; a model with an adapter is
-            its own reference.
+        reference: which policy is the reference: ``"base"``, the model without its adapter; ``"initial"``, a frozen
+            copy of what is handed in, the adapter or the plain model; or the name of another adapter of the model.
+            None: ``"base"`` where there is an adapter, and no reference for a plain model.
         conditions: how many numbers a condition has, such as a temperature and weights, that the policy depends on; 0:
             it depends on none. The heads then read the state at the condition; see `Conditioned`.
 
@@ -82,10 +85,12 @@ class LanguageModelPolicy(nn.Module):
             the names; none if their first tokens differ.
 
     Raises:
-        ValueError: if a name is empty or begins another one; if the attention is unknown.
+        ValueError: if a name is empty or begins another one; if the attention or the reference is unknown; if the
+            model reads packed prefixes otherwise than alone, or makes its logits in a way that the heads do not.
     """
 
     reference_head: Tensor
+    reference_bias: Tensor
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class LanguageModelPolicy(nn.Module):
         names: Names,
         *,
         attention: Attention = "sdpa",
-        reference: bool = False,
+        reference: str | None = None,
         conditions: int = 0,
     ) -> None:
         super().__init__()
@@ -102,22 +107,27 @@ class LanguageModelPolicy(nn.Module):
         self.continuations = self._trie.shared[1:]
         self.language_model: Any = language_model
         self.attention: Attention = attention
-        self._own_attention: str = self._causal_lm().config._attn_implementation
-        attend_along(self._causal_lm(), attention)
-        copied = reference and not isinstance(language_model, PeftModel)
-        self.reference_model = deepcopy(language_model).requires_grad_(False) if copied else None
-        output = self._causal_lm().get_output_embeddings().weight.detach()
-        first_head = output[[token for tokens in self._trie.options for token in tokens]].float().clone()
-        self.register_buffer("reference_head", first_head)
-        self.policy_head = nn.Linear(first_head.shape[1], len(first_head))
-        self.value_head = nn.Linear(first_head.shape[1], len(self.names) + 1)
+        with evaluating(self.language_model):
+            self._way = exact_way(self._causal_lm(), attention)
+            tokens = [token for tokens in self._trie.options for token in tokens]
+            first = OutputLayer.of(self._causal_lm(), tokens)
+            self._keep_reference(reference)
+            with self._as_reference() as model:
+                known = first if model is None else OutputLayer.of(model, tokens)
+        self._softcap = first.softcap
+        self.register_buffer("reference_head", known.weight.clone())
+        # Written to the heads' file only where there is one, as most output layers have none.
+        self.register_buffer("reference_bias", known.bias.clone(), persistent=bool(known.bias.any()))
+        self.policy_head = nn.Linear(first.weight.shape[1], len(first.weight))
+        self.value_head = nn.Linear(first.weight.shape[1], len(self.names) + 1)
         with torch.no_grad():
-            self.policy_head.weight.copy_(first_head)
-            for zero in (self.policy_head.bias, self.value_head.weight, self.value_head.bias):
+            self.policy_head.weight.copy_(first.weight)
+            self.policy_head.bias.copy_(first.bias)
+            for zero in (self.value_head.weight, self.value_head.bias):
                 zero.zero_()
         # Last, so that the other heads do not depend on it.
-        self.conditioned = Conditioned(first_head.shape[1], conditions) if conditions else None
-        self.to(first_head.device)
+        self.conditioned = Conditioned(first.weight.shape[1], conditions) if conditions else None
+        self.to(first.weight.device)
 
     @classmethod
     def with_lora(
@@ -171,42 +181,66 @@ class LanguageModelPolicy(nn.Module):
                 else "the policy depends on no condition, and one is given: build it with `conditions`"
             )
         states = self._states(self._causal_lm(), packed)
-        if self.conditioned is not None and condition is not None:
-            states = self.conditioned(states, condition)
-        value = self.value_head(states[:, 0])
-        return PolicyOutput(
-            log_policy=self._log_policy(states, self.policy_head.weight, self.policy_head.bias),
-            log_value=value[:, :-1],
-            log_state_value=value[:, -1],
-        )
+        # The heads are small, and differences of log-probabilities need their precision.
+        with torch.autocast(states.device.type, enabled=False):
+            if self.conditioned is not None and condition is not None:
+                states = self.conditioned(states, condition)
+            value = self.value_head(states[:, 0])
+            return PolicyOutput(
+                log_policy=self._log_policy(states, self.policy_head.weight, self.policy_head.bias),
+                log_value=value[:, :-1],
+                log_state_value=value[:, -1],
+            )
 
     @torch.no_grad()
     def log_reference(self, packed: PackedPrefixes) -> Float[Tensor, "reads actions"]:
-        """Log-probabilities of the reference policy: the weights before training and the first head.
+        """Log-probabilities of the reference policy: its weights, and the output layer that they came with.
 
         Raises:
             ValueError: if the policy has neither an adapter nor a copy of its first weights.
         """
-        adapted = isinstance(self.language_model, PeftModel)
-        if not adapted and self.reference_model is None:
-            raise ValueError("this policy keeps no reference: build it with `reference=True`, or with an adapter")
-        with self.language_model.disable_adapter() if adapted else nullcontext():
-            states = self._states(self._causal_lm() if adapted else self.reference_model, packed)
-        return self._log_policy(states, self.reference_head, None)
+        with self._as_reference() as model:
+            if model is None:
+                raise ValueError('this policy keeps no reference: build it with `reference="initial"`')
+            states = self._states(model, packed)
+        with torch.autocast(states.device.type, enabled=False):
+            return self._log_policy(states, self.reference_head, self.reference_bias)
 
     @contextmanager
     def lent(self) -> Iterator[Any]:
         """The language model as it was before the policy took it, for as long as the context lasts.
 
-        The adapter is off and the attention is the model's own, so that one copy in memory writes replies too.
+        The adapter is off, so that one copy in memory writes replies too.
         """
-        model = self._causal_lm()
-        with self.language_model.disable_adapter() if isinstance(self.language_model, PeftModel) else nullcontext():
-            model.set_attn_implementation(self._own_attention)
-            try:
-                yield model
-            finally:
-                attend_along(model, self.attention)
+        if isinstance(self.language_model, PeftModel):
+            with using_adapter(self.language_model, None):
+                yield self._causal_lm()
+        else:
+            yield self._causal_lm()
+
+    def _keep_reference(self, reference: str | None) -> None:
+        """Make what `_as_reference` gives: a copy of the model, or the model with an adapter or without."""
+        model, self.reference_model, self._reference_adapter = self.language_model, None, None
+        if not isinstance(model, PeftModel):
+            if reference not in (None, _BASE, _INITIAL):
+                raise ValueError(f"the reference is {reference!r}, and the model has no adapters: give {_INITIAL!r}")
+            self.reference_model = None if reference is None else deepcopy(model).requires_grad_(False)
+        elif reference == _INITIAL and reference not in model.peft_config:
+            add_frozen_copy(model, _INITIAL)
+            self._reference_adapter = _INITIAL
+        elif reference not in (None, _BASE):
+            if reference not in model.peft_config:
+                known = ", ".join(map(repr, (_BASE, _INITIAL, *model.peft_config)))
+                raise ValueError(f"the reference is {reference!r}: choose one of {known}")
+            self._reference_adapter = reference
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[Any]:
+        if isinstance(self.language_model, PeftModel):
+            with using_adapter(self.language_model, self._reference_adapter):
+                yield self._causal_lm()
+        else:
+            yield self.reference_model
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **settings: Any
@@ -244,23 +278,16 @@ class LanguageModelPolicy(nn.Module):
                 f"the prefixes are packed with {packed.continued_at.shape[1]} continuations, and the policy's names "
                 f"need {len(self.continuations)}: hand its `continuations` to `pack_prefixes`"
             )
-        hidden: Tensor = model.get_decoder()(
-            input_ids=packed.input_ids[None],
-            position_ids=packed.position_ids[None],
-            use_cache=False,
-            **attention_arguments(packed, self.attention, model.dtype),
-        ).last_hidden_state
-        return hidden[0, torch.cat([packed.read_at[:, None], packed.continued_at], dim=1)].float()
+        return read_packed(model, packed, self._way)[0]
 
     def _log_policy(
-        self, states: Float[Tensor, "reads branchings hidden"], weight: Tensor, bias: Tensor | None
+        self, states: Float[Tensor, "reads branchings hidden"], weight: Tensor, bias: Tensor
     ) -> Float[Tensor, "reads actions"]:
         # A branching's options are neighbouring rows of the head.
         sizes = [len(tokens) for tokens in self._trie.options]
-        weights = torch.split(weight, sizes)
-        biases = [None] * len(sizes) if bias is None else torch.split(bias, sizes)
-        rows = zip(weights, biases, strict=True)
-        return self._trie.log_probs([linear(states[:, at], w, b) for at, (w, b) in enumerate(rows)])
+        rows = zip(torch.split(weight, sizes), torch.split(bias, sizes), strict=True)
+        logits = [linear(states[:, at], w, b) for at, (w, b) in enumerate(rows)]
+        return self._trie.log_probs([softly_capped(each, self._softcap) for each in logits])
 
     def save_pretrained(self, folder: str | Path, *, with_base: bool = False) -> None:
         """Write the adapter or the trained model, the heads (safetensors) and the settings.
@@ -272,24 +299,11 @@ class LanguageModelPolicy(nn.Module):
             with_base: write the base model into ``folder`` too, so that it can be moved.
         """
         folder, model = Path(folder), self.language_model
-        adapted = isinstance(model, PeftModel)
-        before: Any = model.get_base_model() if adapted else self.reference_model
-        base = _MODEL if before is None else before.name_or_path
-        if before is not None and base and Path(base).is_dir():
-            base = _BASE if Path(base).resolve() == (folder / _BASE).resolve() else str(Path(base).resolve())
-        if before is not None and with_base and base != _BASE:
-            # An adapter's layers wrap those of the base model, whose names then have a further part.
-            state = {key.replace(".base_layer", ""): w for key, w in before.state_dict().items() if "lora_" not in key}
-            before.save_pretrained(folder / _BASE, state_dict=state)
-            base = _BASE
-        if adapted:
-            model.peft_config[model.active_adapter].base_model_name_or_path = base
-            model.save_pretrained(str(folder), save_embedding_layers=False)
-        else:
-            model.save_pretrained(folder / _MODEL)
+        before = model.get_base_model() if self._adapters() else self.reference_model
+        base = save_model(model, before, self._adapters(), folder, with_base=with_base)
         save_file({name: tensor.contiguous() for name, tensor in self._heads().items()}, folder / _HEADS)
-        settings = {"names": self.names, "base": base, "reference": self.reference_model is not None}
-        settings["conditions"] = self.conditions
+        settings = {"names": self.names, "base": base, "adapters": self._adapters(), "conditions": self.conditions}
+        settings["reference"] = self._reference_adapter if self.reference_model is None else _INITIAL
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
@@ -319,41 +333,42 @@ class LanguageModelPolicy(nn.Module):
         if not (folder / _SETTINGS).is_file():
             raise FileNotFoundError(f"{folder} holds no policy ({_SETTINGS} is missing): train one first")
         settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_text())
-        adapter = folder / "adapter_config.json"
+        # Folders of earlier versions have one adapter or none, and say whether a copy of the model is the reference.
+        single = folder / "adapter_config.json"
+        adapters = settings.get("adapters", [_DEFAULT] if single.is_file() else [])
         if language_model is None:
-            base = settings.get("base") or json.loads(adapter.read_text())["base_model_name_or_path"]
+            base = settings.get("base") or json.loads(single.read_text())["base_model_name_or_path"]
             if not base:
                 raise ValueError(f"the policy in {folder} names no base model: hand it in as `language_model`")
-            language_model = _load(folder / base if base in (_BASE, _MODEL) else base, dtype)
-        model: Any = language_model
-        if adapter.is_file():
-            model = PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+            language_model = load_model(folder, base, dtype)
+        model = load_with_adapters(language_model, adapters, folder) if adapters else language_model
+        reference = settings.get("reference") or None
         names = settings["names"] if "names" in settings else settings["action_tokens"]
-        kept = {"reference": settings.get("reference", False), "conditions": settings.get("conditions", 0)}
+        kept = {"reference": _INITIAL if reference is True else reference, "conditions": settings.get("conditions", 0)}
         policy = cls(model, names, attention=attention, **kept)
         policy.load_weights(folder)
         return policy.to(device)
 
     def load_weights(self, folder: str | Path) -> None:
-        """Replace the adapter, or the trained model, and the heads by those that `save_pretrained` wrote.
+        """Replace the adapters, or the trained model, and the heads by those that `save_pretrained` wrote.
 
         Raises:
             ValueError: if the heads there are not this policy's.
         """
-        folder, model = Path(folder), self.language_model
+        folder = Path(folder)
         heads = load_file(folder / _HEADS)
         if odd := sorted(heads.keys() ^ self._heads().keys()):
             raise ValueError(f"{folder / _HEADS} lacks or adds {', '.join(odd)}: train the policy anew")
-        if isinstance(model, PeftModel):
-            set_peft_model_state_dict(model, load_peft_weights(str(folder)))
-        else:
-            model.load_state_dict(_load(folder / _MODEL, model.dtype).state_dict())
+        load_model_weights(self.language_model, self._adapters(), folder)
         self.load_state_dict(heads, strict=False)
+
+    def _adapters(self) -> list[str]:
+        """The policy's adapter, then the reference's; none for a model trained in full."""
+        if not isinstance(self.language_model, PeftModel):
+            return []
+        names = (active_adapter(self.language_model), self._reference_adapter)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
     def _heads(self) -> dict[str, Tensor]:
         models = ("language_model.", "reference_model.")
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(models)}
-
-
-def _load(source: str | Path, dtype: Literal["auto"] | torch.dtype) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)

@@ -6,10 +6,12 @@ the place of ``log_pb`` in relative ones; `log_partition_variance` has no flow, 
 `flow_matching` reads edges and no forest; the terms of AFlow's releases read its Q̂, V and negative actions. Every
 docstring shows all arguments.
 
-All logarithms are natural. Every loss checks shapes, computes in float64 and returns the dtype that came in, so that
-bfloat16 and autocast are safe; every one can be differentiated twice. Under ``torch.compile(fullgraph=True)`` they run
-on a forest that was prepared (see `Forest.prepare`). Policy gradients are surrogates: their gradient is an estimate,
-their value has no meaning. `require_finite` makes any of them name what is not finite.
+All logarithms are natural. Every loss checks shapes and devices, computes in float64 and returns the dtype that came
+in, at least float32, so that bfloat16 and autocast are safe; every one can be differentiated twice, in forward mode
+too, and transformed by `torch.func`. `losses.reduction` says how they average, `losses.paths` has parts of losses.
+Under ``torch.compile(fullgraph=True)`` they run on a forest that was prepared (see `Forest.prepare`). Policy gradients
+are surrogates: their gradient is an estimate, their value has no meaning. `require_finite` makes any of them name what
+is not finite.
 """
 
 import inspect
@@ -24,12 +26,14 @@ from gflowdial.losses.group_relative import grpo, rloo
 from gflowdial.losses.inputs import require_finite
 from gflowdial.losses.likelihood import behaviour_cloning, maximum_likelihood
 from gflowdial.losses.modified import modified_detailed_balance, modified_subtrajectory_balance
+from gflowdial.losses.paths import absorbed_reward, floored, group_log_z, importance_weight, path_residual
 from gflowdial.losses.penalties import huber, linex, log_cosh, squared
 from gflowdial.losses.preference import dpo
 from gflowdial.losses.reading import LOSSES, Loss, Reading, Sum, inputs_of, loss_on
 from gflowdial.losses.relative import relative_subtrajectory_balance, relative_trajectory_balance
 from gflowdial.losses.released import released_flow_balance, released_kl, released_preference, value_margin
 from gflowdial.losses.reweighted import clipped_trajectory_balance, length_normalised_trajectory_balance
+from gflowdial.losses.rooted import rooted_prefix_balance
 from gflowdial.losses.stochastic import dynamics_likelihood, expected_detailed_balance, stochastic_detailed_balance
 from gflowdial.losses.subtrajectory import subtrajectory_balance
 from gflowdial.losses.variance import log_partition_variance
@@ -39,6 +43,7 @@ __all__ = [
     "Loss",
     "Reading",
     "Sum",
+    "absorbed_reward",
     "afpo",
     "behaviour_cloning",
     "clipped_trajectory_balance",
@@ -46,11 +51,14 @@ __all__ = [
     "dpo",
     "dynamics_likelihood",
     "expected_detailed_balance",
+    "floored",
     "flow_matching",
     "forward_looking_detailed_balance",
     "forward_looking_subtrajectory_balance",
+    "group_log_z",
     "grpo",
     "huber",
+    "importance_weight",
     "inputs_of",
     "length_normalised_trajectory_balance",
     "linex",
@@ -60,6 +68,7 @@ __all__ = [
     "maximum_likelihood",
     "modified_detailed_balance",
     "modified_subtrajectory_balance",
+    "path_residual",
     "policy_gradient",
     "ppo",
     "ranking_hinge",
@@ -72,6 +81,7 @@ __all__ = [
     "released_preference",
     "require_finite",
     "rloo",
+    "rooted_prefix_balance",
     "squared",
     "stochastic_detailed_balance",
     "subtrajectory_balance",
@@ -80,7 +90,7 @@ __all__ = [
     "value_margin",
 ]
 
-_HELPERS = ("credit", "inputs", "penalties", "reading")
+_HELPERS = ("credit", "inputs", "paths", "penalties", "reading")
 LOSSES.update(
     (name, function)
     for name, function in sorted(globals().items())

@@ -5,8 +5,9 @@ own, and the value of the loss has no meaning of its own.
 """
 
 from gflowdial.forest import Forest
-from gflowdial.losses.credit import discounted_residuals, rollout_share, taken_log_pf
-from gflowdial.losses.inputs import lift
+from gflowdial.losses.credit import counts_by_tree, discounted_residuals, rollout_share, taken_log_pf
+from gflowdial.losses.inputs import lift, loss_dtype
+from gflowdial.losses.reduction import Over, Reduction
 from gflowdial.shapes import Float, Tensor
 
 
@@ -21,7 +22,9 @@ def policy_gradient(
     entropy: float = 1.0,
     value_weight: float = 0.5,
     leaf_visits: Float[Tensor, " leaves"] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``Σ over turns of (-Â · log P_F + value_weight · (log F(s) - sg(log F(s) + Â))²)`` with Â of `turn_credit`.
 
     Averaged over the rollouts of each tree, then over trees; a single-node tree counts 0. No gradient flows through Â
@@ -38,12 +41,15 @@ def policy_gradient(
         entropy: 1 makes the policy sample in proportion to R; 0 makes it greatest in log R.
         value_weight: the weight of the squared term.
         leaf_visits: the number of rollouts that ended in each leaf, ``[leaves]``; None counts each leaf once.
+        reduction: "mean", "none" or "pooled" over rollouts; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, or ``decay`` is out of range.
+        ValueError: if a shape or device does not fit the forest, or ``decay`` is out of range.
 
     Source: Schulman et al., arXiv 1506.02438; for entropy-regularised values as flows Haarnoja et al., arXiv
     1702.08165, and Tiapkin et al., arXiv 2310.12934.
@@ -51,8 +57,10 @@ def policy_gradient(
     share = forest.edge_sum(rollout_share(leaf_visits, forest))
     logs = (log_flow, log_pf, log_pb, log_reward)
     credit = discounted_residuals(share, *logs, forest, decay=decay, entropy=entropy)
-    policy = -(share * credit * taken_log_pf(log_pf, share, forest)).sum()
-    return (policy + value_weight * _value_error(log_flow, credit, share, forest)).to(log_pf.dtype)
+    over, rollouts = Over(forest, reduction, tree_weight), lambda: counts_by_tree(leaf_visits, forest)
+    policy = over.sum(-(share * credit * taken_log_pf(log_pf, share, forest)), rollouts)
+    error = over.sum(_value_error(log_flow, credit, share, forest), rollouts)
+    return (policy + value_weight * error).to(loss_dtype(log_pf))
 
 
 def reinforce(
@@ -65,7 +73,9 @@ def reinforce(
     entropy: float = 1.0,
     value_weight: float = 0.5,
     leaf_visits: Float[Tensor, " leaves"] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """REINFORCE with a learned baseline: `policy_gradient` with the whole rest of the rollout, ``decay=1``.
 
     The advantage of a turn telescopes to ``log R - entropy · Σ from here on of (log P_F - log P_B) - log F(s)``: the
@@ -80,17 +90,31 @@ def reinforce(
         entropy: 1 makes the policy sample in proportion to R; 0 makes it greatest in log R.
         value_weight: the weight of the squared error of the baseline.
         leaf_visits: the number of rollouts that ended in each leaf, ``[leaves]``; None counts each leaf once.
+        reduction: "mean", "none" or "pooled" over rollouts; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: Williams, Machine Learning 8 (1992).
     """
-    settings = {"decay": 1.0, "entropy": entropy, "value_weight": value_weight}
-    return policy_gradient(log_flow, log_pf, log_pb, log_reward, forest, **settings, leaf_visits=leaf_visits)
+    return policy_gradient(
+        log_flow,
+        log_pf,
+        log_pb,
+        log_reward,
+        forest,
+        decay=1.0,
+        entropy=entropy,
+        value_weight=value_weight,
+        leaf_visits=leaf_visits,
+        reduction=reduction,
+        tree_weight=tree_weight,
+    )
 
 
 def ppo(
@@ -106,7 +130,9 @@ def ppo(
     value_weight: float = 0.5,
     log_behaviour: Float[Tensor, " edges"] | None = None,
     leaf_visits: Float[Tensor, " leaves"] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """PPO with flow values: ``-min(r·Â, clip(r, 1 - clip, 1 + clip)·Â)`` of each turn, and the squared value error.
 
     ``r = P_F / P_behaviour`` of the action, Â as in `turn_credit`, of the current policy; averages and the value term
@@ -125,12 +151,15 @@ def ppo(
         log_behaviour: log-probability of each action by the policy that took it, ``[edges]``; None means the current
             one, r = 1.
         leaf_visits: the number of rollouts that ended in each leaf, ``[leaves]``; None counts each leaf once.
+        reduction: "mean", "none" or "pooled" over rollouts; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, or ``decay`` or ``clip`` is out of range.
+        ValueError: if a shape or device does not fit the forest, or ``decay`` or ``clip`` is out of range.
 
     Source: Schulman et al., arXiv 1707.06347.
     """
@@ -138,7 +167,9 @@ def ppo(
     logs = (log_flow, log_pf, log_pb, log_reward)
     credit = discounted_residuals(share, *logs, forest, decay=decay, entropy=entropy)
     gain = clipped_gain(credit.clamp(min=0), credit.clamp(max=0), log_pf, log_behaviour, share, forest, clip)
-    return (value_weight * _value_error(log_flow, credit, share, forest) - (share * gain).sum()).to(log_pf.dtype)
+    over, rollouts = Over(forest, reduction, tree_weight), lambda: counts_by_tree(leaf_visits, forest)
+    error = over.sum(_value_error(log_flow, credit, share, forest), rollouts)
+    return (value_weight * error - over.sum(share * gain, rollouts)).to(loss_dtype(log_pf))
 
 
 def clipped_gain(
@@ -159,12 +190,14 @@ def clipped_gain(
     if not clip > 0:
         raise ValueError(f"clip is {clip}: give a number above 0.")
     now = taken_log_pf(log_pf, share, forest)
-    before = now.detach() if log_behaviour is None else taken_log_pf(log_behaviour, share, forest).detach()
+    before = (
+        now.detach() if log_behaviour is None else taken_log_pf(log_behaviour, share, forest, "log_behaviour").detach()
+    )
     ratio = (now - before).exp()
     return above * ratio.clamp(max=1 + clip) + below * ratio.clamp(min=1 - clip)
 
 
-def _value_error(log_flow: Tensor, credit: Tensor, share: Tensor, forest: Forest) -> Float[Tensor, ""]:
-    """The mean over rollouts of ``Σ over turns of (log F(s) - sg(log F(s) + Â))²``."""
+def _value_error(log_flow: Tensor, credit: Tensor, share: Tensor, forest: Forest) -> Float[Tensor, " edges"]:
+    """What each turn adds to the mean over rollouts of ``Σ over turns of (log F(s) - sg(log F(s) + Â))²``."""
     value = lift("log_flow", log_flow, forest, "node")[forest.edge_parent]
-    return (share * (value - (value.detach() + credit)).square()).sum()
+    return share * (value - (value.detach() + credit)).square()

@@ -6,11 +6,11 @@ import torch
 
 from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import edge_residual, lift, log_ratio
-from gflowdial.losses.pair_metric import PairMeasure, PairWeight, node_weight, pair_energy
+from gflowdial.losses.inputs import check_device, edge_residual, lift, log_ratio, loss_dtype
+from gflowdial.losses.pair_metric import PairMeasure, Pairs, PairWeight, node_weight
 from gflowdial.losses.penalties import squared
-from gflowdial.losses.reduction import weighted_tree_mean
-from gflowdial.losses.subtrajectory import pair_mean, subtrajectory_balance
+from gflowdial.losses.reduction import Over, Reduction
+from gflowdial.losses.subtrajectory import energy, pair_mean, subtrajectory_balance
 from gflowdial.numerics import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
@@ -30,7 +30,9 @@ def afpo(
     flow: FlowReading = "edge",
     decay: float = 1.0,
     pair_weight: PairWeight = "unique",
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """The flow term of AFPO, with ``log F(n) = log Q̂(n) + log V(n)`` at every node; linear in nodes.
 
     Squared residuals over the pairs of each tree, averaged with weight ``decay^distance``, then over trees (a tree
@@ -58,30 +60,45 @@ def afpo(
         flow: how "paper" reads the flow; "anchored" ignores it.
         decay: weight per step of a pair's distance, in (0, 1].
         pair_weight: see `subtrajectory_balance`.
+        reduction: "mean", "none" or "pooled" over pairs; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_flow``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_flow``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, an option is unknown, or "anchored" gets no ``log_reward``.
+        ValueError: if a shape or device does not fit the forest, an option is unknown, or "anchored" gets no
+            ``log_reward``.
 
     Source: arXiv 2602.08826.
     """
     if variant == "anchored":
         if log_reward is None:
             raise ValueError("variant 'anchored' fixes the leaves to log_reward; pass it, or choose variant 'paper'.")
-        return subtrajectory_balance(log_flow, log_pf, log_pb, log_reward, forest, decay=decay, pair_weight=pair_weight)
-    ratio = log_ratio(log_pf, log_pb, forest)
+        return subtrajectory_balance(
+            log_flow,
+            log_pf,
+            log_pb,
+            log_reward,
+            forest,
+            decay=decay,
+            pair_weight=pair_weight,
+            reduction=reduction,
+            tree_weight=tree_weight,
+        )
+    ratio, over = log_ratio(log_pf, log_pb, forest), Over(forest, reduction, tree_weight)
     residual = edge_residual(lift("log_flow", log_flow, forest, "node"), ratio, forest)
     if variant != "paper":
         raise ValueError(f"variant must be 'anchored' or 'paper'; got {variant!r}.")
     if flow == "state":
-        loss = pair_mean(residual, forest, decay, pair_weight, squared)
+        loss = pair_mean(residual, forest, decay, pair_weight, squared, over)
     elif flow == "edge":
-        loss = pair_energy(residual, forest, _edge_measure(forest, decay, pair_weight))
+        measure = _edge_measure(forest, decay, pair_weight)
+        loss = energy(residual, Pairs(forest, measure), over, lambda: measure)
     else:
         raise ValueError(f"flow must be 'edge' or 'state'; got {flow!r}.")
-    return loss.to(log_flow.dtype)
+    return loss.to(loss_dtype(log_flow))
 
 
 def reference_kl(
@@ -100,16 +117,21 @@ def reference_kl(
         weight: β.
 
     Returns:
-        The term, in the dtype of ``log_policy``; infinite where the reference excludes what the policy does.
+        The term, in the dtype of ``log_policy``, at least float32; infinite where the reference excludes what the
+        policy does.
+
+    Raises:
+        ValueError: if the policies are on two devices.
 
     Source: arXiv 2602.08826.
     """
+    check_device("log_reference_policy", log_reference_policy, log_policy, "log_policy")
     possible = log_policy > -torch.inf
     policy = torch.where(possible, log_policy, 0.0).to(precise_dtype(log_policy.device))
     reference = torch.where(possible, log_reference_policy, 0.0).to(policy.dtype)
     per_state = torch.where(possible, policy.exp() * (policy - reference), 0.0).sum(1)
     per_tree = per_state if tree is None else segments.mean(per_state, tree)
-    return (weight * per_tree.mean()).to(log_policy.dtype)
+    return (weight * per_tree.mean()).to(loss_dtype(log_policy))
 
 
 def ranking_hinge(
@@ -119,7 +141,9 @@ def ranking_hinge(
     *,
     margin: float = 0.1,
     weight: float = 1.0,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``weight · max(0, margin - (log V_i - log V_j))`` over siblings with Q_i > Q_j: V follows the search's order.
 
     Averaged over the ordered pairs of each tree, then over trees; equal search values give no pair, and a tree without
@@ -131,21 +155,26 @@ def ranking_hinge(
         forest: which actions are siblings.
         margin: by how much the better one's log V should lead, in nats.
         weight: γ.
+        reduction: "mean", "none" or "pooled" over pairs; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The term, in the dtype of ``log_value``.
+        The term, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_value``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: arXiv 2602.08826.
     """
     value = lift("log_value", log_value, forest, "edge")
     searched = lift("search_value", search_value, forest, "edge")
     better, worse = forest.sibling_pairs
-    ordered = (searched[better] > searched[worse]).to(value.dtype)
+    ordered = (searched[better] > searched[worse]).to(loss_dtype(value))
     hinge = torch.relu(margin - (value[better] - value[worse]))
-    return (weight * weighted_tree_mean(hinge, ordered, forest.edge_tree[better], forest)).to(log_value.dtype)
+    return (weight * Over(forest, reduction, tree_weight).mean(hinge, forest.edge_tree[better], ordered)).to(
+        loss_dtype(log_value)
+    )
 
 
 def _edge_measure(forest: Forest, decay: float, pair_weight: PairWeight) -> PairMeasure:

@@ -1,8 +1,9 @@
 """Trajectory balance and detailed balance."""
 
 from gflowdial.forest import Forest
+from gflowdial.losses.inputs import lift, loss_dtype
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.reduction import Weights, mean_penalty
+from gflowdial.losses.reduction import Over, Reduction, Weights, mean_penalty
 from gflowdial.losses.steps import PathResiduals, StepResiduals
 from gflowdial.shapes import Float, Tensor
 
@@ -15,7 +16,10 @@ def trajectory_balance(
     forest: Forest,
     *,
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    leaf_weight: Float[Tensor, " leaves"] | None = None,
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """Mismatch of flow and reward over whole trajectories.
 
     ``(log R - log Z - Σ over root→leaf of (log P_F - log P_B))²``, averaged over the leaves of each tree, then over
@@ -28,17 +32,24 @@ def trajectory_balance(
         log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
+        leaf_weight: a factor of each leaf's cost, ``[leaves]``, for instance `importance_weight`; None is 1.
+        reduction: "mean", "none" or "pooled" over leaves; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest, or an option is unknown.
 
     Source: Malkin et al., arXiv 2201.13259; a log Z per condition: Zhang et al., arXiv 2302.05446.
     """
-    logs = (log_z, log_pf, log_pb, log_reward)
-    return mean_penalty(PathResiduals(forest), Weights(forest.leaf_share), penalty, *logs, dtype=log_pf.dtype)
+    logs, dtype, over = (log_z, log_pf, log_pb, log_reward), loss_dtype(log_pf), Over(forest, reduction, tree_weight)
+    residuals = PathResiduals(forest)
+    if leaf_weight is None and over.plain:
+        return mean_penalty(residuals, Weights(forest.leaf_share), penalty, *logs, dtype=dtype)
+    return over.mean(weighted(penalty(residuals.of(*logs)), leaf_weight, forest), forest.leaf_tree).to(dtype)
 
 
 def detailed_balance(
@@ -49,7 +60,9 @@ def detailed_balance(
     forest: Forest,
     *,
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """Mismatch of flow over single steps.
 
     ``(log F(s') + log P_B(s|s') - log F(s) - log P_F(s'|s))²`` with log F := log R at leaves, averaged over the edges
@@ -62,14 +75,31 @@ def detailed_balance(
         log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
+        reduction: "mean", "none" or "pooled" over edges; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_flow``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_flow``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest, or an option is unknown.
 
     Source: Bengio et al., arXiv 2111.09266.
     """
-    logs = (log_flow, log_pf, log_pb, log_reward)
-    return mean_penalty(StepResiduals(forest), Weights(forest.edge_share), penalty, *logs, dtype=log_flow.dtype)
+    logs, dtype, over = (
+        (log_flow, log_pf, log_pb, log_reward),
+        loss_dtype(log_flow),
+        Over(forest, reduction, tree_weight),
+    )
+    residuals = StepResiduals(forest)
+    if over.plain:
+        return mean_penalty(residuals, Weights(forest.edge_share), penalty, *logs, dtype=dtype)
+    return over.mean(penalty(residuals.of(*logs)), forest.edge_tree).to(dtype)
+
+
+def weighted(
+    costs: Float[Tensor, " leaves"], leaf_weight: Float[Tensor, " leaves"] | None, forest: Forest
+) -> Float[Tensor, " leaves"]:
+    """``leaf_weight · costs``; None is 1."""
+    return costs if leaf_weight is None else lift("leaf_weight", leaf_weight, forest, "leaf") * costs

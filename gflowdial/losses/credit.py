@@ -4,7 +4,7 @@ import torch
 
 from gflowdial import segments
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio
+from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio, loss_dtype
 from gflowdial.numerics import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
@@ -45,7 +45,7 @@ def turn_credit(
         leaf_visits: the number of rollouts that ended in each leaf, ``[leaves]``; None counts each leaf once.
 
     Returns:
-        Â of each edge, ``[edges]``, in nats, in the dtype of ``log_pf``; 0 where no rollout passed.
+        Â of each edge, ``[edges]``, in nats, in the dtype of ``log_pf``, at least float32; 0 where no rollout passed.
 
     Raises:
         ValueError: if a shape does not fit the forest, or ``decay`` is out of range.
@@ -55,7 +55,7 @@ def turn_credit(
     """
     share = forest.edge_sum(rollout_share(leaf_visits, forest))
     logs = (log_flow, log_pf, log_pb, log_reward)
-    return discounted_residuals(share, *logs, forest, decay=decay, entropy=entropy).to(log_pf.dtype)
+    return discounted_residuals(share, *logs, forest, decay=decay, entropy=entropy).to(loss_dtype(log_pf))
 
 
 def discounted_residuals(
@@ -88,8 +88,7 @@ def rollout_share(leaf_visits: Float[Tensor, " leaves"] | None, forest: Forest) 
 
     `Forest.edge_sum` of it is the weight of each edge in the same mean of sums over turns.
     """
-    visits = counted(leaf_visits, forest)
-    total = segments.sum(visits, Segments.from_ids(forest.leaf_tree, forest.num_trees))
+    visits, total = counted(leaf_visits, forest), counts_by_tree(leaf_visits, forest)
     return visits / (forest.num_trees * total.where(total > 0, 1.0))[forest.leaf_tree]
 
 
@@ -97,11 +96,17 @@ def counted(leaf_visits: Float[Tensor, " leaves"] | None, forest: Forest) -> Flo
     """The number of rollouts that ended in each leaf, lifted; 1 where nothing is given."""
     if leaf_visits is None:
         return torch.ones(forest.num_leaves, dtype=precise_dtype(forest.device), device=forest.device)
-    return lift("leaf_visits", leaf_visits, forest, "leaf")
+    # Counts are data: a gradient would be one of the spread of a group, which has none at 0.
+    return lift("leaf_visits", leaf_visits, forest, "leaf").detach()
+
+
+def counts_by_tree(leaf_visits: Float[Tensor, " leaves"] | None, forest: Forest) -> Float[Tensor, " trees"]:
+    """The number of rollouts in each tree."""
+    return segments.sum(counted(leaf_visits, forest), Segments.from_ids(forest.leaf_tree, forest.num_trees))
 
 
 def taken_log_pf(
-    log_pf: Float[Tensor, " edges"], share: Float[Tensor, " edges"], forest: Forest
+    log_pf: Float[Tensor, " edges"], share: Float[Tensor, " edges"], forest: Forest, name: str = "log_pf"
 ) -> Float[Tensor, " edges"]:
     """log P_F, lifted, where a rollout passed; 0 without gradient elsewhere."""
-    return torch.where(share > 0, lift("log_pf", log_pf, forest, "edge"), 0.0)
+    return torch.where(share > 0, lift(name, log_pf, forest, "edge"), 0.0)

@@ -3,7 +3,7 @@
 import torch
 
 from gflowdial import segments
-from gflowdial.losses.inputs import check_finite_if_required
+from gflowdial.losses.inputs import check_device, check_finite_if_required, loss_dtype
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reading import reads
 from gflowdial.numerics import lift_vector
@@ -40,7 +40,8 @@ def flow_matching(
         penalty: what a residual costs; see `losses.penalties`.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_in_flow``; 0 where no state has in-edges.
+        The loss, computed in float64 and returned in the dtype of ``log_in_flow``, at least float32; 0 where no state
+        has in-edges.
 
     Raises:
         ValueError: if a length does not fit, or an edge names a state that is not there.
@@ -48,6 +49,9 @@ def flow_matching(
     Source: Bengio et al., arXiv 2106.04399.
     """
     states = len(log_reward)
+    others = {"log_in_flow": log_in_flow, "log_out_flow": log_out_flow, "in_state": in_state, "out_state": out_state}
+    for name, values in others.items():
+        check_device(name, values, log_reward, "log_reward")
     inward = lift_vector("log_in_flow", log_in_flow, len(in_state), "in-edge")
     outward = lift_vector("log_out_flow", log_out_flow, len(out_state), "out-edge")
     # Here alone -inf has a meaning, which `require_finite` must not refuse.
@@ -70,4 +74,4 @@ def flow_matching(
     # Where nothing is asked the difference may be infinite, and must not reach the penalty.
     residual = torch.where(counts, outflow, 0.0) - torch.where(counts, inflow, 0.0)
     costs = torch.where(counts, penalty(residual), 0.0)
-    return (costs.sum() / counts.sum().clamp(min=1)).to(log_in_flow.dtype)
+    return (costs.sum() / counts.sum().clamp(min=1)).to(loss_dtype(log_in_flow))

@@ -9,8 +9,9 @@ import torch
 from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.actor_critic import clipped_gain
-from gflowdial.losses.credit import counted, rollout_share, taken_log_pf
-from gflowdial.losses.inputs import group_segments, lift, path_ratio
+from gflowdial.losses.credit import counted, counts_by_tree, rollout_share, taken_log_pf
+from gflowdial.losses.inputs import group_segments, lift, loss_dtype, path_ratio
+from gflowdial.losses.reduction import Over, Reduction
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -24,7 +25,9 @@ def rloo(
     group: Int[Tensor, " trees"],
     entropy: float = 1.0,
     leaf_visits: Float[Tensor, " leaves"] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """REINFORCE leave-one-out: ``-(G - mean of G over the other rollouts of the group) · Σ over turns of log P_F``.
 
     ``G = log R - entropy · Σ over root→leaf of (log P_F - log P_B)``, without gradient; averaged over the rollouts of
@@ -40,12 +43,15 @@ def rloo(
         entropy: 1 makes the policy sample in proportion to R; 0 makes it greatest in log R.
         leaf_visits: the number of rollouts that ended in each leaf, ``[leaves]``; None counts each leaf once. Rollouts
             that ended in one leaf count each, and are baselines of each other.
+        reduction: "mean", "none" or "pooled" over rollouts; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, or ``group`` has no integers.
+        ValueError: if a shape or device does not fit the forest, or ``group`` has no integers.
 
     Source: Ahmadian et al., arXiv 2402.14740, after Kool et al., ICLR 2019 workshop.
     """
@@ -57,7 +63,12 @@ def rloo(
     others = torch.where(number > 1, number / (number - 1).where(number > 1, 1.0), 0.0)
     advantage = others[groups.ids] * (gain - mean[groups.ids])
     at_edge = forest.edge_sum(share * advantage)
-    return -(at_edge * taken_log_pf(log_pf, forest.edge_sum(share), forest)).sum().to(log_pf.dtype)
+    gained = at_edge * taken_log_pf(log_pf, forest.edge_sum(share), forest)
+    return (
+        -Over(forest, reduction, tree_weight)
+        .sum(gained, lambda: counts_by_tree(leaf_visits, forest))
+        .to(loss_dtype(log_pf))
+    )
 
 
 def grpo(
@@ -71,7 +82,9 @@ def grpo(
     clip: float = 0.2,
     log_behaviour: Float[Tensor, " edges"] | None = None,
     leaf_visits: Float[Tensor, " leaves"] | None = None,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """GRPO: ``-mean over turns of min(r·A, clip(r, 1 - clip, 1 + clip)·A)`` with ``A = (G - mean) / (std + 1e-4)``.
 
     Mean and standard deviation (of the population) are those of G over the rollouts of the group; G is that of `rloo`,
@@ -89,12 +102,16 @@ def grpo(
         log_behaviour: log-probability of each action by the policy that took it, ``[edges]``; None means the current
             one, r = 1.
         leaf_visits: the number of rollouts that ended in each leaf, ``[leaves]``; None counts each leaf once.
+        reduction: "mean", "none" or "pooled" over rollouts; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, ``group`` has no integers, or ``clip`` is out of range.
+        ValueError: if a shape or device does not fit the forest, ``group`` has no integers, or ``clip`` is out of
+            range.
 
     Source: Shao et al., arXiv 2402.03300; the bias: Liu et al., arXiv 2503.20783.
     """
@@ -106,7 +123,11 @@ def grpo(
     advantage = share * deviation / (spread + 1e-4) / forest.depth[forest.leaves].clamp(min=1)
     above, below = (forest.edge_sum(part) for part in (advantage.clamp(min=0), advantage.clamp(max=0)))
     gained = clipped_gain(above, below, log_pf, log_behaviour, forest.edge_sum(share), forest, clip)
-    return -gained.sum().to(log_pf.dtype)
+    return (
+        -Over(forest, reduction, tree_weight)
+        .sum(gained, lambda: counts_by_tree(leaf_visits, forest))
+        .to(loss_dtype(log_pf))
+    )
 
 
 def _returns(

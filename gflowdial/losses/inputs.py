@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 import torch
+from torch.autograd import forward_ad
 
 from gflowdial.forest import Forest
 from gflowdial.numerics import check_length, check_vector, first_true, precise_dtype
@@ -43,7 +44,8 @@ def lift(name: str, values: Tensor, forest: Forest, place: Place) -> Tensor:
     """``values``, one per node, edge, leaf or tree, in `precise_dtype`.
 
     Raises:
-        ValueError: if ``values`` has another shape or is not floating point, or under `require_finite` not finite.
+        ValueError: if ``values`` has another shape, is not floating point or not on the forest's device, or under
+            `require_finite` not finite.
     """
     check(name, values, forest, place)
     return values.to(precise_dtype(values.device))
@@ -55,13 +57,27 @@ def check(name: str, values: Tensor, forest: Forest, place: Place) -> None:
         ValueError: as `lift`, for callers that lift the values later.
     """
     count, nodes, what = PLACES[place]
-
-    def locate(index: int) -> str:
-        node = index if nodes is None else int(getattr(forest, nodes)[index])
-        return f"tree {int(forest.tree[node])}, {what} {node}"
-
     check_vector(name, values, getattr(forest, count), place)
-    check_finite_if_required(name, values, locate)
+    check_device(name, values, forest)
+    if not torch.compiler.is_compiling() and _finite_required.get():
+
+        def locate(index: int) -> str:
+            node = index if nodes is None else int(getattr(forest, nodes)[index])
+            return f"tree {int(forest.tree[node])}, {what} {node}"
+
+        check_finite_if_required(name, values, locate)
+
+
+def check_device(name: str, values: Tensor, beside: Forest | Tensor, called: str = "the forest") -> None:
+    """
+    Raises:
+        ValueError: if ``values`` is not on the device of what it is ``beside``.
+    """
+    if values.device != beside.device:
+        raise ValueError(
+            f"{name} is on {values.device} and {called} on {beside.device}: move one of them, for instance with "
+            f"{name}.to({str(beside.device)!r})."
+        )
 
 
 def check_finite_if_required(name: str, values: Tensor, locate: Callable[[int], str]) -> None:
@@ -93,10 +109,33 @@ def path_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[T
     return forest.leaf_sum(log_pf, precise_dtype(log_pf.device), minus=log_pb)
 
 
+def loss_dtype(values: Tensor) -> torch.dtype:
+    """The dtype of a loss of ``values``: their own, or float32 if that is wider."""
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def transformed(*values: Tensor | None) -> bool:
+    """Whether `torch.func` transforms the caller, or a value has a tangent of forward mode."""
+    if torch.compiler.is_compiling():
+        return False
+    # The name is private, but `torch.autograd.Function` itself asks this in every release since 2.0.
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return any(_has_tangent(x) for x in values if x is not None)
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+
+
 def anchored_flow(log_flow: Tensor, log_reward: Tensor, forest: Forest) -> Float[Tensor, " nodes"]:
     """``log_flow``, lifted, with its leaf entries replaced by ``log_reward``."""
     check("log_flow", log_flow, forest, "node")
     check("log_reward", log_reward, forest, "leaf")
+    if transformed():
+        # Under `vmap` nothing can be written into what has no batch of its own.
+        flow = log_flow.to(precise_dtype(log_flow.device))
+        return flow.index_copy(0, forest.leaves, log_reward.to(flow.dtype))
     flow = log_flow.to(precise_dtype(log_flow.device), copy=True)
     forest.set_leaves_(flow, log_reward)
     return flow
@@ -106,9 +145,10 @@ def group_segments(group: Int[Tensor, " trees"], forest: Forest) -> Segments:
     """Which group each leaf is of, the groups numbered from 0 without gaps; does not wait for the device.
 
     Raises:
-        ValueError: if ``group`` has not one integer per tree.
+        ValueError: if ``group`` has not one integer per tree, or is not on the forest's device.
     """
     check_length("group", group, forest.num_trees, "tree")
+    check_device("group", group, forest)
     if group.is_floating_point() or group.dtype == torch.bool:
         raise ValueError(f"group must hold integers; got {group.dtype}.")
     ordered, order = group.sort()

@@ -6,11 +6,11 @@ proportion to its R. For any R and P_B there is one such policy.
 """
 
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import edge_residual, lift, log_ratio
+from gflowdial.losses.inputs import edge_residual, lift, log_ratio, loss_dtype
 from gflowdial.losses.pair_metric import PairWeight
 from gflowdial.losses.penalties import Penalty, squared
 from gflowdial.losses.reading import reads
-from gflowdial.losses.reduction import tree_mean
+from gflowdial.losses.reduction import Over, Reduction
 from gflowdial.losses.subtrajectory import pair_mean
 from gflowdial.shapes import Float, Tensor
 
@@ -24,7 +24,9 @@ def modified_detailed_balance(
     forest: Forest,
     *,
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """`detailed_balance` with ``log F(s) := log R(s) - log P(stop|s)`` at every state, leaves among them.
 
     Args:
@@ -35,17 +37,20 @@ def modified_detailed_balance(
         log_reward: log R of each state, ``[nodes]``, not of leaves only: the reward of stopping there.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
+        reduction: "mean", "none" or "pooled" over edges; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: Deleu et al., arXiv 2202.13903.
     """
     residual = _residual(log_stop, log_pf, log_pb, log_reward, forest)
-    return tree_mean(penalty(residual), forest.edge_tree, forest).to(log_pf.dtype)
+    return Over(forest, reduction, tree_weight).mean(penalty(residual), forest.edge_tree).to(loss_dtype(log_pf))
 
 
 @reads("stopping")
@@ -59,7 +64,9 @@ def modified_subtrajectory_balance(
     decay: float = 0.9,
     pair_weight: PairWeight = "unique",
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """`subtrajectory_balance` with ``log F(s) := log R(s) - log P(stop|s)`` at every state, leaves among them.
 
     Args:
@@ -72,17 +79,22 @@ def modified_subtrajectory_balance(
         decay: λ, the weight per step of a pair's distance, in (0, 1].
         pair_weight: "unique" counts each ancestor pair once, "path" as often as root-to-leaf paths contain it.
         penalty: what a residual costs; see `losses.penalties`. Any but the square takes time proportional to pairs.
+        reduction: "mean", "none" or "pooled" over pairs; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, or an option is out of range.
+        ValueError: if a shape or device does not fit the forest, or an option is out of range.
 
     Source: Hu et al., arXiv 2310.04363.
     """
     residual = _residual(log_stop, log_pf, log_pb, log_reward, forest)
-    return pair_mean(residual, forest, decay, pair_weight, penalty).to(log_pf.dtype)
+    return pair_mean(residual, forest, decay, pair_weight, penalty, Over(forest, reduction, tree_weight)).to(
+        loss_dtype(log_pf)
+    )
 
 
 def _residual(

@@ -13,7 +13,7 @@ from gflowdial import segments
 from gflowdial.filters import RowScan, widest_block
 from gflowdial.forest import Forest
 from gflowdial.layouts import Table
-from gflowdial.losses.quadratic import Given, Metric, quadratic
+from gflowdial.losses.quadratic import Metric
 from gflowdial.numerics import precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
@@ -32,7 +32,9 @@ def pair_metric(forest: Forest, decay: float, pair_weight: PairWeight) -> Metric
         ValueError: if ``decay`` is outside (0, 1] or ``pair_weight`` is unknown.
     """
     # The one place where a loss goes by layout: a chain has one leaf, so that both weights are the same on a table.
-    if isinstance(forest.layout, Table) and forest.layout.size > 1 and 0 < decay <= 1:
+    # Scans of rows are loops over blocks, which the compiler would unroll anew for every length.
+    compiled = torch.compiler.is_compiling()
+    if not compiled and isinstance(forest.layout, Table) and forest.layout.size > 1 and 0 < decay <= 1:
         _checked_pair_weight(pair_weight)
         if decay == 1 or forest.layout.size <= MOST_BLOCKS * widest_block(decay, precise_dtype(forest.device)):
             return TablePairs.of(forest.layout, forest, decay)
@@ -54,6 +56,11 @@ class PairMeasure:
     above: Float[Tensor, " nodes"]
     below: Float[Tensor, " nodes"]
     share: Float[Tensor, " trees"]
+
+    @property
+    def total(self) -> Float[Tensor, " trees"]:
+        """The weights of each tree's pairs together."""
+        return torch.where(self.share > 0, 1 / (len(self.share) * self.share), 0.0)
 
     @staticmethod
     def of(
@@ -118,11 +125,6 @@ class Pairs:
         del started
         flux.addcmul_(measure.above, forest.descendant_filter(delta.mul_(measure.below), measure.decay))
         return flux.index_select(0, forest.edge_child)
-
-
-def pair_energy(residual: Float[Tensor, " edges"], forest: Forest, measure: PairMeasure) -> Float[Tensor, ""]:
-    """The mean of squared sums of ``residual`` over the pairs of any measure."""
-    return quadratic(Given(), Pairs(forest, measure), residual, dtype=residual.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 Time is proportional to pairs, which on a chain of T actions are T(T+1)/2. Memory is not: pairs are worked out in
 chunks, and the forward pass keeps the derivative by node, so that the backward pass needs none of them. Only a second
-derivative and compiled code hold all pairs at once.
+derivative, `torch.func`, forward mode and compiled code hold all pairs at once.
 """
 
 from typing import Any, cast
@@ -11,6 +11,7 @@ import torch
 
 from gflowdial import segments
 from gflowdial.forest import Forest
+from gflowdial.losses.inputs import transformed
 from gflowdial.losses.penalties import Penalty
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
@@ -24,7 +25,7 @@ def listed_pairs_sum(
 ) -> Float[Tensor, " trees"]:
     """``Σ over ancestor pairs (m, n) of decay^distance(m, n) · sink_n · penalty(Σ residual over m→n)`` per tree."""
     along = forest.root_sum(residual)
-    if forest.num_pairs <= PAIRS_AT_ONCE or torch.compiler.is_compiling():
+    if forest.num_pairs <= PAIRS_AT_ONCE or torch.compiler.is_compiling() or transformed(residual):
         return _chunk(along, forest, 0, forest.num_pairs, decay, sink, penalty)
     return cast(Tensor, _InChunks.apply(along, forest, decay, sink, penalty))  # type: ignore[no-untyped-call]
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
+from gflowdial.losses.inputs import transformed
 from gflowdial.shapes import Tensor
 
 
@@ -45,6 +46,9 @@ Metric = Callable[[Tensor], Tensor]
 
 def quadratic(residuals: Residuals, metric: Metric, *logs: Tensor | None, dtype: torch.dtype) -> Tensor:
     """``rᵀMr``, cast to ``dtype``."""
+    if transformed(*logs):
+        residual = residuals.of(*logs)
+        return torch.dot(residual, metric(residual)).to(dtype)
     return cast(Tensor, _Quadratic.apply(residuals, metric, dtype, *logs))  # type: ignore[no-untyped-call]
 
 

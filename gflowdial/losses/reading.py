@@ -84,7 +84,7 @@ class Sum:
     def __init__(self, **terms: "Loss") -> None:
         self.losses = {name: loss_named(loss) for name, loss in terms.items()}
 
-    def terms(self, reading: Reading) -> dict[str, Float[Tensor, ""]]:
+    def terms(self, reading: Reading) -> dict[str, Float[Tensor, "*trees"]]:
         """The value of each term on ``reading``."""
         return {name: loss_on(loss, reading) for name, loss in self.losses.items()}
 
@@ -93,7 +93,7 @@ Loss = str | Callable[..., Tensor] | Sum
 """A name of `LOSSES`, a function (or partial) whose parameters are names of inputs, or a `Sum`."""
 
 
-def loss_on(loss: Loss, reading: Reading, **options: Any) -> Float[Tensor, ""]:
+def loss_on(loss: Loss, reading: Reading, **options: Any) -> Float[Tensor, "*trees"]:
     """The value of ``loss`` on ``reading``.
 
     A parameter of the loss is, in this order: what ``options`` or a partial binds, the reading's input of that name,
@@ -109,7 +109,7 @@ def loss_on(loss: Loss, reading: Reading, **options: Any) -> Float[Tensor, ""]:
     """
     function = loss_named(loss)
     if isinstance(function, Sum):
-        return torch.stack(list(function.terms(reading).values())).sum()
+        return torch.stack(list(function.terms(reading).values())).sum(0)
     name, part = _name(function), _part(function)
     source = reading if part is None else reading.ask(part, name)
     taken = {

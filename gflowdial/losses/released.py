@@ -18,8 +18,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import lift
-from gflowdial.losses.reduction import tree_mean
+from gflowdial.losses.inputs import check_device, lift, loss_dtype
+from gflowdial.losses.reduction import Over, Reduction
 from gflowdial.numerics import precise_dtype
 from gflowdial.shapes import Float, Tensor
 
@@ -34,7 +34,9 @@ def released_flow_balance(
     forest: Forest,
     *,
     release: Release = "second",
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``(log F_n - log F_m - Σ over t from m to n of log P_F(a_t|s_t))²`` over the pairs m < n of turns of each path.
 
     ``F_t = max(Q̂_t · V(s_t, a_t), 1e-6)``, the flow of an action. Q̂_t is that of the action itself in the second
@@ -48,12 +50,15 @@ def released_flow_balance(
         log_pf: forward log-probability of each action, ``[edges]``.
         forest: the search trees.
         release: which of the two.
+        reduction: "mean", "none" or "pooled" over leaves; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The term, computed in float64 and returned in the dtype of ``log_pf``.
+        The term, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, or ``release`` is unknown.
+        ValueError: if a shape or device does not fit the forest, or ``release`` is unknown.
 
     Source: arXiv 2602.08826, its code.
     """
@@ -75,12 +80,22 @@ def released_flow_balance(
     total, squares = (forest.ancestor_filter(x)[forest.edge_child] for x in (start, start.square()))
     cost = forest.leaf_sum(pairs_above * end.square() - 2 * end * total + squares)
     turns = forest.depth[forest.leaves]
-    return tree_mean(cost / (turns * (turns - 1) / 2).clamp(min=1), forest.leaf_tree, forest).to(log_pf.dtype)
+    return (
+        Over(forest, reduction, tree_weight)
+        .mean(cost / (turns * (turns - 1) / 2).clamp(min=1), forest.leaf_tree)
+        .to(loss_dtype(log_pf))
+    )
 
 
 def released_kl(
-    log_pf: Float[Tensor, " edges"], log_reference: Float[Tensor, " edges"], forest: Forest, *, weight: float = 0.1
-) -> Float[Tensor, ""]:
+    log_pf: Float[Tensor, " edges"],
+    log_reference: Float[Tensor, " edges"],
+    forest: Forest,
+    *,
+    weight: float = 0.1,
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``weight · max(0, mean over turns of (log P_F - log P_ref))`` of each path: no divergence, and 0 where the policy
     makes the searched actions less likely than the reference does.
 
@@ -89,17 +104,22 @@ def released_kl(
         log_reference: log-probability of each action by the reference policy, ``[edges]``.
         forest: the search trees.
         weight: β.
+        reduction: "mean", "none" or "pooled" over leaves; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The term, computed in float64 and returned in the dtype of ``log_pf``.
+        The term, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: arXiv 2602.08826, its code; `reference_kl` is the KL.
     """
     shift = lift("log_pf", log_pf, forest, "edge") - lift("log_reference", log_reference, forest, "edge")
-    return (weight * tree_mean(torch.relu(_mean_turn(shift, forest)), forest.leaf_tree, forest)).to(log_pf.dtype)
+    return (
+        weight * Over(forest, reduction, tree_weight).mean(torch.relu(_mean_turn(shift, forest)), forest.leaf_tree)
+    ).to(loss_dtype(log_pf))
 
 
 def value_margin(
@@ -108,7 +128,9 @@ def value_margin(
     forest: Forest,
     *,
     margin: float = 1.0,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``max(0, margin - (V⁺ - V⁻))``: the mean over the turns of each path, with V itself and not its logarithm.
 
     The releases draw V⁻ at random from the three actions that the prior of the search likes least; here it is the mean
@@ -119,18 +141,22 @@ def value_margin(
         negative_value: V of the negative actions at the state that each edge leaves, ``[edges, negatives]``.
         forest: the search trees.
         margin: γ.
+        reduction: "mean", "none" or "pooled" over leaves; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The term, computed in float64 and returned in the dtype of ``value``.
+        The term, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``value``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: arXiv 2602.08826, its code; `ranking_hinge` ranks by the search's values.
     """
+    check_device("negative_value", negative_value, forest)
     negative = negative_value.to(precise_dtype(forest.device))
     hinge = torch.relu(margin - (lift("value", value, forest, "edge")[:, None] - negative)).mean(1)
-    return tree_mean(_mean_turn(hinge, forest), forest.leaf_tree, forest).to(value.dtype)
+    return Over(forest, reduction, tree_weight).mean(_mean_turn(hinge, forest), forest.leaf_tree).to(loss_dtype(value))
 
 
 def released_preference(
@@ -141,7 +167,9 @@ def released_preference(
     forest: Forest,
     *,
     beta: float = 1.0,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``-log σ(beta · [(log P_F - log P_ref)(a) - (log P_F - log P_ref)(a⁻)])``: the mean over the turns of each path.
 
     DPO of every searched action against those of `value_margin`, whatever the search found of either;
@@ -154,19 +182,27 @@ def released_preference(
         negative_log_reference: the same of the reference policy.
         forest: the search trees.
         beta: β.
+        reduction: "mean", "none" or "pooled" over leaves; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The term, computed in float64 and returned in the dtype of ``log_pf``.
+        The term, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: arXiv 2602.08826, its code for the ablation without flow balance; DPO: arXiv 2305.18290.
     """
     shift = lift("log_pf", log_pf, forest, "edge") - lift("log_reference", log_reference, forest, "edge")
-    negative = (negative_log_pf - negative_log_reference).to(shift.dtype)
+    check_device("negative_log_pf", negative_log_pf, forest)
+    check_device("negative_log_reference", negative_log_reference, forest)
+    dtype = loss_dtype(negative_log_pf)
+    negative = (negative_log_pf.to(dtype) - negative_log_reference.to(dtype)).to(shift.dtype)
     surprise = -logsigmoid(beta * (shift[:, None] - negative)).mean(1)
-    return tree_mean(_mean_turn(surprise, forest), forest.leaf_tree, forest).to(log_pf.dtype)
+    return (
+        Over(forest, reduction, tree_weight).mean(_mean_turn(surprise, forest), forest.leaf_tree).to(loss_dtype(log_pf))
+    )
 
 
 def _mean_turn(values: Float[Tensor, " edges"], forest: Forest) -> Float[Tensor, " leaves"]:

@@ -4,9 +4,10 @@ The source has a reference policy in the place of P_B, as `relative_trajectory_b
 """
 
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import leaf_residual, lift, path_ratio
+from gflowdial.losses.balance import weighted
+from gflowdial.losses.inputs import leaf_residual, lift, loss_dtype, path_ratio
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.reduction import tree_mean
+from gflowdial.losses.reduction import Over, Reduction
 from gflowdial.shapes import Float, Tensor
 
 
@@ -18,7 +19,10 @@ def length_normalised_trajectory_balance(
     forest: Forest,
     *,
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    leaf_weight: Float[Tensor, " leaves"] | None = None,
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``(log R - log Z - mean over root→leaf of (log P_F - log P_B))²``, averaged as in `trajectory_balance`.
 
     **The target changes.** Balance means ``P_F(τ) = P_B(τ)·(R/Z)^T`` for a trajectory of T actions: rewards are
@@ -34,18 +38,22 @@ def length_normalised_trajectory_balance(
         log_reward: log R of each leaf, ``[leaves]``.
         forest: which state follows which.
         penalty: what a residual costs; see `losses.penalties`.
+        leaf_weight: a factor of each leaf's cost, ``[leaves]``, for instance `importance_weight`; None is 1.
+        reduction: "mean", "none" or "pooled" over leaves; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: Zhu et al., arXiv 2509.15207, with their reference policy as ``log_pb``.
     """
     average = path_ratio(log_pf, log_pb, forest) / forest.depth[forest.leaves].clamp(min=1)
-    residual = leaf_residual(log_z, average, log_reward, forest)
-    return tree_mean(penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
+    costs = weighted(penalty(leaf_residual(log_z, average, log_reward, forest)), leaf_weight, forest)
+    return Over(forest, reduction, tree_weight).mean(costs, forest.leaf_tree).to(loss_dtype(log_pf))
 
 
 def clipped_trajectory_balance(
@@ -58,7 +66,9 @@ def clipped_trajectory_balance(
     log_behaviour: Float[Tensor, " edges"],
     clip: float = 0.2,
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """`trajectory_balance` with the weight ``clip(Π over root→leaf of P_F / P_behaviour, 1 - clip, 1 + clip)`` on each
     trajectory, which no gradient flows through.
 
@@ -76,12 +86,15 @@ def clipped_trajectory_balance(
         log_behaviour: log-probability of each action by the policy that took it, ``[edges]``.
         clip: how far a weight may lie from 1, in (0, 1).
         penalty: what a residual costs; see `losses.penalties`.
+        reduction: "mean", "none" or "pooled" over leaves; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_pf``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_pf``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest, or ``clip`` is out of range.
+        ValueError: if a shape or device does not fit the forest, or ``clip`` is out of range.
 
     Source: Zhu et al., arXiv 2509.15207.
     """
@@ -90,4 +103,6 @@ def clipped_trajectory_balance(
     shift = lift("log_pf", log_pf, forest, "edge") - lift("log_behaviour", log_behaviour, forest, "edge")
     weight = forest.leaf_sum(shift.detach()).exp().clamp(1 - clip, 1 + clip)
     residual = leaf_residual(log_z, path_ratio(log_pf, log_pb, forest), log_reward, forest)
-    return tree_mean(weight * penalty(residual), forest.leaf_tree, forest).to(log_pf.dtype)
+    return (
+        Over(forest, reduction, tree_weight).mean(weight * penalty(residual), forest.leaf_tree).to(loss_dtype(log_pf))
+    )

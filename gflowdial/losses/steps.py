@@ -6,7 +6,7 @@ from typing import cast
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.losses.inputs import anchored_flow, check, leaf_residual, path_ratio
+from gflowdial.losses.inputs import anchored_flow, check, leaf_residual, log_ratio, path_ratio, transformed
 from gflowdial.shapes import Float, Tensor
 
 Logs = tuple[Tensor | None, ...]
@@ -25,6 +25,8 @@ class StepResiduals:
     def of(self, *logs: Tensor | None) -> Float[Tensor, " edges"]:
         log_flow, log_pf, log_pb, log_reward = cast(FourLogs, logs)
         delta = self.forest.difference(anchored_flow(log_flow, log_reward, self.forest))
+        if transformed():
+            return delta - log_ratio(log_pf, log_pb, self.forest)
         # What is subtracted in place from float64 is lifted on the way.
         check("log_pf", log_pf, self.forest, "edge")
         delta.sub_(log_pf)

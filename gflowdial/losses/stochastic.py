@@ -5,9 +5,9 @@ import torch
 from gflowdial import segments
 from gflowdial.forest import Forest
 from gflowdial.losses.balance import detailed_balance
-from gflowdial.losses.inputs import anchored_flow, edge_residual, lift, log_ratio
+from gflowdial.losses.inputs import anchored_flow, check_device, edge_residual, lift, log_ratio, loss_dtype
 from gflowdial.losses.penalties import Penalty, squared
-from gflowdial.losses.reduction import tree_mean, weighted_tree_mean
+from gflowdial.losses.reduction import Over, Reduction
 from gflowdial.numerics import check_length
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Tensor
@@ -21,7 +21,9 @@ def expected_detailed_balance(
     *,
     chance: Bool[Tensor, " nodes"],
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """The agent sends flow, the environment averages it (EFlowNets).
 
     At a state where the agent acts, ``(log F(s') - log F(s) - log P_F(s'|s))²`` for each action; at a chance node,
@@ -43,16 +45,20 @@ def expected_detailed_balance(
         forest: which state follows which.
         chance: where the environment moves, ``bool [nodes]``; a leaf is an end, marked or not.
         penalty: what a residual costs; see `losses.penalties`.
+        reduction: "mean", "none" or "pooled" over conditions; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_flow``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_flow``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: Jiralerspong et al., arXiv 2310.02779.
     """
     check_length("chance", chance, forest.num_nodes, "node")
+    check_device("chance", chance, forest)
     flow = anchored_flow(log_flow, log_reward, forest)
     ratio = log_ratio(log_pf, None, forest)
     acts = ~chance[forest.edge_parent]
@@ -64,7 +70,7 @@ def expected_detailed_balance(
     counts = torch.cat([acts, averages]).to(flow.dtype)
     tree = torch.cat([forest.edge_tree, forest.tree])
     costs = penalty(torch.cat([by_action, by_chance]))
-    return weighted_tree_mean(costs, counts, tree, forest).to(log_flow.dtype)
+    return Over(forest, reduction, tree_weight).mean(costs, tree, counts).to(loss_dtype(log_flow))
 
 
 def stochastic_detailed_balance(
@@ -76,7 +82,9 @@ def stochastic_detailed_balance(
     *,
     log_dynamics: Float[Tensor, " edges"],
     penalty: Penalty = squared,
-) -> Float[Tensor, ""]:
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """`detailed_balance` where a step is an action and the environment's answer (stochastic GFlowNets).
 
     ``(log F(s') + log P_B(s,a|s') - log F(s) - log P_F(a|s) - log P(s'|s,a))²``, log F := log R at leaves.
@@ -96,34 +104,55 @@ def stochastic_detailed_balance(
         log_dynamics: log P(s'|s,a) of each edge, ``[edges]``, by the environment or by a model of it. No gradient
             reaches it, or the model would bend to balance the flow; it learns by `dynamics_likelihood`.
         penalty: what a residual costs; see `losses.penalties`.
+        reduction: "mean", "none" or "pooled" over edges; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_flow``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_flow``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: Pan et al., arXiv 2302.09465.
     """
     answer = lift("log_dynamics", log_dynamics, forest, "edge").detach()
     step = lift("log_pf", log_pf, forest, "edge") + answer
-    return detailed_balance(log_flow, step, log_pb, log_reward, forest, penalty=penalty)
+    return detailed_balance(
+        log_flow,
+        step,
+        log_pb,
+        log_reward,
+        forest,
+        penalty=penalty,
+        reduction=reduction,
+        tree_weight=tree_weight,
+    )
 
 
-def dynamics_likelihood(log_dynamics: Float[Tensor, " edges"], forest: Forest) -> Float[Tensor, ""]:
+def dynamics_likelihood(
+    log_dynamics: Float[Tensor, " edges"],
+    forest: Forest,
+    *,
+    reduction: Reduction = "mean",
+    tree_weight: Float[Tensor, " trees"] | None = None,
+) -> Float[Tensor, "*trees"]:
     """``-log P(s'|s,a)``, averaged over the edges of each tree, then over trees: how a model of the environment learns.
 
     Args:
         log_dynamics: log P(s'|s,a) of each edge by the model, ``[edges]``.
         forest: which state follows which.
+        reduction: "mean", "none" or "pooled" over edges; see `losses.reduction`.
+        tree_weight: a factor of each tree's costs, ``[trees]``; None is 1.
 
     Returns:
-        The loss, computed in float64 and returned in the dtype of ``log_dynamics``.
+        The loss, or with reduction "none" one value per tree: computed in float64 and returned in the dtype of
+        ``log_dynamics``, at least float32.
 
     Raises:
-        ValueError: if a shape does not fit the forest.
+        ValueError: if a shape or device does not fit the forest.
 
     Source: Pan et al., arXiv 2302.09465.
     """
     surprise = -lift("log_dynamics", log_dynamics, forest, "edge")
-    return tree_mean(surprise, forest.edge_tree, forest).to(log_dynamics.dtype)
+    return Over(forest, reduction, tree_weight).mean(surprise, forest.edge_tree).to(loss_dtype(log_dynamics))

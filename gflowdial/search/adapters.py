@@ -11,6 +11,7 @@ from gflowdial.envs.environment import Environment
 from gflowdial.envs.move_sequences import MoveSequences
 from gflowdial.search.answers import ask_prior, check_finite, take_step
 from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, State, Transition
+from gflowdial.search.watching import watch
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 
@@ -106,6 +107,7 @@ class HistoryEnvironment(MoveSequences, Generic[State]):
             raise ValueError(f"temperature is {temperature}: give a finite number above 0")
         super().__init__(len(roots), environment.num_actions, max_depth, self._log_return, device=device)
         self.environment, self.max_depth, self.temperature = environment, max_depth, temperature
+        self._world = watch(environment, roots)
         # By history (the root's number, then actions): state, rewards so far, and which actions are allowed, if any.
         self._known: dict[tuple[int, ...], tuple[State, tuple[float, ...], NDArray[np.bool_]]] = {}
         self._remember([(root,) for root in range(len(roots))], [Transition(root, 0.0, False) for root in roots])
@@ -116,7 +118,7 @@ class HistoryEnvironment(MoveSequences, Generic[State]):
 
     def _log_return(self, states: Int[Tensor, "states width"]) -> Float[Tensor, " states"]:
         ends = [self._known[history] for history in self._visit(states)]
-        returns = np.array([self.environment.trajectory_return(rewards, state) for state, rewards, _ in ends], float)
+        returns = np.array([self._world.trajectory_return(rewards, state) for state, rewards, _ in ends], float)
         check_finite("return", returns)
         return torch.from_numpy(returns).to(states.device) / self.temperature
 
@@ -127,7 +129,7 @@ class HistoryEnvironment(MoveSequences, Generic[State]):
             new = list({h[:length]: None for h in histories if len(h) >= length and h[:length] not in self._known})
             if new:
                 before = [self._known[history[:-1]][0] for history in new]
-                self._remember(new, take_step(self.environment, before, np.array([history[-1] for history in new])))
+                self._remember(new, take_step(self._world, before, np.array([history[-1] for history in new])))
         return histories
 
     def _remember(self, histories: list[tuple[int, ...]], transitions: list[Transition[State]]) -> None:
@@ -135,7 +137,7 @@ class HistoryEnvironment(MoveSequences, Generic[State]):
         allowed = np.zeros((len(histories), self.num_actions), bool)
         if any(goes_on):
             open_states = [t.state for t, more in zip(transitions, goes_on, strict=True) if more]
-            allowed[goes_on] = ask_prior(self.environment, open_states) > -np.inf
+            allowed[goes_on] = ask_prior(self._world, open_states) > -np.inf
         for history, transition, mask in zip(histories, transitions, allowed, strict=True):
             rewards = (*self._known[history[:-1]][1], transition.reward) if len(history) > 1 else ()
             self._known[history] = (transition.state, rewards, mask)

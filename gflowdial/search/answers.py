@@ -18,19 +18,23 @@ TOLERANCE = 1.1e-4
 
 def ask_prior(environment: AnyEnvironment[State], states: Sequence[State]) -> Floats:
     """The prior's log-probabilities ``[B, A]`` at states that have not ended."""
-    log_prior = environment.log_prior(states)
-    expected = (len(states), environment.num_actions)
+    return check_prior("prior", environment.log_prior(states), states, environment.num_actions)
+
+
+def check_prior(name: str, log_prior: Floats, states: Sequence[State], num_actions: int) -> Floats:
+    """Log-probabilities as they are, where they have a row per state and each is normalised."""
+    expected = (len(states), num_actions)
     if log_prior.shape != expected:
-        raise ValueError(f"the prior answered in shape {log_prior.shape}: expected {expected}")
+        raise ValueError(f"the {name} answered in shape {log_prior.shape}: expected {expected}")
     total = np.exp(log_prior).sum(axis=1)
     if not (np.abs(total - 1) <= TOLERANCE).all():
         nothing = np.flatnonzero(np.isneginf(log_prior).all(axis=1))
         if len(nothing):
             raise ValueError(
-                f"the prior forbids every action in {reprlib.repr(states[nothing[0]])}, which has not ended: allow an "
+                f"the {name} forbids every action in {reprlib.repr(states[nothing[0]])}, which has not ended: allow an "
                 "action there, or end the episode"
             )
-        raise ValueError("the prior's probabilities do not sum to 1: return normalised log-probabilities")
+        raise ValueError(f"the {name}'s probabilities do not sum to 1: return normalised log-probabilities")
     return log_prior
 
 

@@ -10,6 +10,7 @@ from gflowdial.forest import Forest
 from gflowdial.search.answers import ask_outcomes, ask_prior, check_finite
 from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, State
 from gflowdial.search.tree import SearchTree
+from gflowdial.search.watching import watched
 
 
 def enumerate_tree(
@@ -32,6 +33,11 @@ def enumerate_tree(
     """
     if not roots:
         raise ValueError("there are no roots: give at least one state to start from")
+    with watched(environment, roots) as world:
+        return _enumerated(world, roots, max_nodes)
+
+
+def _enumerated(environment: AnyEnvironment[State], roots: Sequence[State], max_nodes: int) -> SearchTree[State]:
     stochastic = isinstance(environment, ChanceEnvironment)
     states, level = list(roots), list(range(len(roots)))
     # Per node: parent, action, reward, ended, chance, log_chance, and the rewards of the turns from the root on.

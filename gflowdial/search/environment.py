@@ -1,5 +1,6 @@
 """What a search needs to know of the world: the protocols that an environment fills."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 State = TypeVar("State")
+
+ReturnRange = tuple[float, float] | None
+"""Between which two numbers returns lie; None: that is not known."""
+
+UNIT = (0.0, 1.0)
+"""The range of returns where an environment tells none."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,11 @@ class SearchEnvironment(Protocol[State]):
     ones.
 
     Every method takes a batch and answers row by row; what it returns for a row does not depend on the others.
+
+    An environment may have an attribute ``return_range`` too, the least and the greatest return; without it the range
+    is (0, 1). Search reads values on this scale: 1 is the greatest return, and 0 the least, as which an untried action
+    counts. None says that the range is not known: it is that of the returns that a tree has seen so far, as in MuZero
+    (arXiv 1911.08265).
     """
 
     @property
@@ -74,6 +86,20 @@ class ChanceEnvironment(Protocol[State]):
         """The return G of a trajectory with these turn rewards, root to end, that ends in ``state``."""
 
 
+def return_range(environment: object) -> ReturnRange:
+    """The range of the environment's returns; (0, 1) where it tells none.
+
+    Raises:
+        ValueError: it is no pair of finite numbers in ascending order.
+    """
+    given: ReturnRange = getattr(environment, "return_range", UNIT)
+    if given is not None and not (len(given) == 2 and -math.inf < given[0] < given[1] < math.inf):
+        raise ValueError(
+            f"return_range is {given}: give the least and the greatest return, or None if they are unknown"
+        )
+    return None if given is None else (float(given[0]), float(given[1]))
+
+
 AnyEnvironment: TypeAlias = SearchEnvironment[State] | ChanceEnvironment[State]
 """What `search` and `enumerate_tree` take."""
 
@@ -87,6 +113,10 @@ class _Counted(Generic[State]):
     @property
     def num_actions(self) -> int:
         return self._environment.num_actions
+
+    @property
+    def return_range(self) -> ReturnRange:
+        return return_range(self._environment)
 
     def log_prior(self, states: Sequence[State]) -> NDArray[np.float64]:
         return self._environment.log_prior(states)

@@ -1,6 +1,7 @@
 """Rollouts of a policy, merged into the trees that they start from."""
 
 import math
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, Generic
 
@@ -8,9 +9,10 @@ import numpy as np
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.search.answers import Floats, Ints, ask_outcomes, check_finite, draw, sample
+from gflowdial.search.answers import Floats, Ints, ask_outcomes, check_finite, check_prior, draw, sample
 from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, State, Transition
 from gflowdial.search.tree import SearchTree
+from gflowdial.search.watching import watched
 
 RolloutPolicy = Callable[[Sequence[State]], Floats]
 """Log-probabilities of the actions, ``[B, A]``, at states that have not ended; -inf at forbidden ones."""
@@ -32,7 +34,8 @@ def grow(
     Every step asks the policy once at the distinct nodes that trajectories are at, and the environment once for the
     distinct actions that the tree does not hold yet; what it holds is followed without a call. New nodes are not
     expanded, and stand behind those of their tree in the order of their making. Visit counts and mean returns take the
-    new trajectories in. Where the prior was not asked, ``log_prior`` becomes what the policy answers.
+    new trajectories in. Where the prior was not asked, ``log_prior`` becomes what the policy answers; what a prior
+    forbids is not taken, whatever the policy says of it.
 
     Actions are drawn from ``(1 - ε)·π^(1/T)/Z + ε/|A|`` over the allowed ones. Each tree draws from a random stream of
     its own seed.
@@ -58,16 +61,27 @@ def grow(
         )
     if len(seeds) != tree.forest.num_trees:
         raise ValueError(f"there are {tree.forest.num_trees} roots and {len(seeds)} seeds: give one seed per root")
-    growth = _Growth(environment, tree)
+    with watched(environment, tree.states) as world:
+        return _grown(_Growth(world, tree), policy, rollouts, seeds, epsilon, temperature, max_depth)
+
+
+def _grown(
+    growth: "_Growth[State]",
+    policy: RolloutPolicy[State],
+    rollouts: int,
+    seeds: Sequence[int],
+    epsilon: float,
+    temperature: float,
+    max_depth: int,
+) -> SearchTree[State]:
     streams = [np.random.default_rng(seed) for seed in seeds]
-    at = np.repeat(tree.forest.roots.numpy(), rollouts)
+    at = np.repeat(growth.before.forest.roots.numpy(), rollouts)
     going = np.ones(len(at), bool)
     for _ in range(max_depth):
         # A tree draws for all its trajectories, those that have ended too: its stream depends on no other tree.
         uniforms = np.concatenate([stream.random((rollouts, 2)) for stream in streams])
         nodes, which = np.unique(at[going], return_inverse=True)
-        log_policy = policy([growth.states[node] for node in nodes])
-        growth.keep_prior(nodes, log_policy)
+        log_policy = growth.ask(policy, nodes)
         mixed = _explore(log_policy, epsilon, temperature)[which]
         at[going] = growth.follow(at[going], sample(mixed, uniforms[going, 0]), uniforms[going, 1])
         going &= ~np.array(growth.ended)[at]
@@ -113,12 +127,25 @@ class _Growth(Generic[State]):
         self.log_prior: dict[int, Floats] = {}
         self.child = _children(tree)
 
-    def keep_prior(self, nodes: Ints, log_policy: Floats) -> None:
-        """Take the policy's answers for priors where there is none."""
+    def ask(self, policy: RolloutPolicy[State], nodes: Ints) -> Floats:
+        """What the policy answers at nodes, without what their priors forbid; it is the prior where there is none."""
+        states = [self.states[node] for node in nodes]
+        log_policy = check_prior("policy", policy(states), states, self.before.num_actions)
         known = len(self.before.states)
         for node, row in zip(nodes.tolist(), log_policy, strict=True):
             if node >= known or bool(self.before.log_prior[node, 0].isnan()):
                 self.log_prior.setdefault(node, row)
+        forbidden = self.before.log_prior.numpy()[np.minimum(nodes, known - 1)] == -np.inf
+        forbidden &= (nodes < known)[:, None]
+        if forbidden.any():
+            log_policy = np.where(forbidden, -np.inf, log_policy)
+            nothing = np.flatnonzero((log_policy == -np.inf).all(axis=1))
+            if len(nothing):
+                raise ValueError(
+                    f"the policy takes nothing but what the prior forbids in {reprlib.repr(states[nothing[0]])}: "
+                    "restrict it to the allowed actions"
+                )
+        return log_policy
 
     def follow(self, nodes: Ints, actions: Ints, uniforms: Floats) -> Ints:
         """The nodes that actions lead to; what is not in the tree is asked for, all at once."""

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from gflowdial.forest import Forest
 from gflowdial.search.answers import Floats, Ints, ask_outcomes, ask_prior, check_finite, draw, sample, take_step
-from gflowdial.search.environment import AnyEnvironment, ChanceEnvironment, State, Transition
+from gflowdial.search.environment import UNIT, AnyEnvironment, ChanceEnvironment, State, Transition, return_range
 from gflowdial.search.selection import SearchConfig, selection_policy
 from gflowdial.search.tree import SearchTree
+from gflowdial.search.watching import watched
 
 
 def search(
@@ -40,6 +41,9 @@ def search(
     expands later counts its visits from then on, so ``tree.select(tree.expanded)`` is the tree without rollouts. An
     action at such a node is asked for once.
 
+    Selection weighs Q against the prior, and reads it on the scale of the environment's ``return_range``: the search is
+    the same whatever the unit and the offset of returns. Values in the tree keep the environment's unit.
+
     Every tree draws from a random stream of its own seed: where the environment answers a state and an action always
     alike, a tree depends on its root, its seed and the config alone, whatever else is searched beside it.
 
@@ -53,24 +57,25 @@ def search(
     Raises:
         ValueError: no roots, not one seed per root, or an environment that answers with a reward or return
             that is no finite number, a prior or outcomes that are not normalised, a state that allows no action, or
-            the wrong number of rows.
+            the wrong number of rows, or that changes states in place.
     """
     config = config or SearchConfig()
     if not roots:
         raise ValueError("there are no roots: give at least one state to search from")
     if len(seeds) != len(roots):
         raise ValueError(f"there are {len(roots)} roots and {len(seeds)} seeds: give one seed per root")
-    trees = _Trees(environment, roots, config)
     streams = [np.random.default_rng(seed) for seed in seeds]
     shape = (config.simulations, config.max_depth + config.rollout_length)
     actions = np.stack([stream.random(shape) for stream in streams])
-    # Chance draws after all actions: the actions of a tree are those of the same environment without chance.
-    chance = np.stack([stream.random(shape) for stream in streams]) if trees.stochastic else actions
-    for simulation in range(config.simulations):
-        trees.simulate(actions[:, simulation], chance[:, simulation])
-        if on_simulation is not None:
-            on_simulation(simulation + 1)
-    return trees.flatten()
+    with watched(environment, roots) as world:
+        trees = _Trees(world, roots, config)
+        # Chance draws after all actions: the actions of a tree are those of the same environment without chance.
+        chance = np.stack([stream.random(shape) for stream in streams]) if trees.stochastic else actions
+        for simulation in range(config.simulations):
+            trees.simulate(actions[:, simulation], chance[:, simulation])
+            if on_simulation is not None:
+                on_simulation(simulation + 1)
+        return trees.flatten()
 
 
 class _Trees(Generic[State]):
@@ -106,6 +111,10 @@ class _Trees(Generic[State]):
         self.ended, self.chance = np.zeros((2, *shape), bool)
         self.expanded_at = np.full(shape, config.simulations)
         self.expanded_at[:, 0] = -1
+        self.range = return_range(environment)
+        self.scaled = self.range != UNIT
+        # The least and the greatest return of each tree so far, where the environment knows no bounds.
+        self.seen = np.array([[np.inf], [-np.inf]]) * np.ones(len(roots))
         self.log_prior = np.full((*shape, environment.num_actions), np.nan)
         self.log_prior[:, 0] = ask_prior(environment, list(roots))
 
@@ -116,6 +125,8 @@ class _Trees(Generic[State]):
         self._expand(path, untried, chance[:, :depth])
         self._extend(path, actions[:, depth:], chance[:, depth:])
         returns = self._roll_out(path, actions[:, depth:], chance[:, depth:])
+        if self.range is None:
+            self.seen = np.stack([np.minimum(self.seen[0], returns), np.maximum(self.seen[1], returns)])
         tree, step = np.nonzero(path >= 0)
         node = path[tree, step]
         if self.stochastic:
@@ -143,6 +154,9 @@ class _Trees(Generic[State]):
             place = children + self.start[walking]
             visits = self.visits.take(place)
             value = self.total_return.take(place) / np.maximum(visits, 1)
+            if self.scaled:
+                low, high = self.seen[:, walking, None] if self.range is None else self.range
+                value = np.where((visits > 0) & (high > low), (value - low) / np.where(high > low, high - low, 1), 0.0)
             policy = selection_policy(value, visits, self.log_prior[walking, node], self.config)
             action = sample(policy, actions[walking, depth])
             chosen = children[np.arange(len(walking)), action]

@@ -38,24 +38,29 @@ class Rollouts(Generic[State]):
     replay: int | None = None
     priority: float = 0.0
 
-    def fresh(self, trees: Sequence[SearchTree[State]], step: int) -> list[SearchTree[State]]:
+    def fresh(self, trees: Sequence[SearchTree[State]], step: int, before: int = 0) -> list[SearchTree[State]]:
         """Trees of the policy's own trajectories alone, from the roots of ``trees``.
 
         Actions are drawn from the policy as it is, and every node counts as expanded: its visit count is the number of
         trajectories through it.
+
+        Args:
+            trees: from whose roots.
+            step: the number of the step, which the draws depend on.
+            before: how many trees the step has ahead of these, in other batches and processes.
         """
         roots = SearchTree.begin([tree.states[0] for tree in trees], trees[0].num_actions)
-        grown = grow(self.environment, roots, self.policy, self.number, self._seeds(len(trees), step))
+        grown = grow(self.environment, roots, self.policy, self.number, self._seeds(len(trees), step, before))
         return [replace(tree, expanded=torch.ones_like(tree.expanded)) for tree in grown.split()]
 
-    def grown(self, trees: Sequence[SearchTree[State]], step: int) -> list[SearchTree[State]]:
-        """``trees`` with further trajectories of the policy."""
+    def grown(self, trees: Sequence[SearchTree[State]], step: int, before: int = 0) -> list[SearchTree[State]]:
+        """``trees`` with further trajectories of the policy; the arguments are those of `fresh`."""
         return grow(
             self.environment,
             SearchTree.merge(trees),
             self.policy,
             self.number,
-            self._seeds(len(trees), step),
+            self._seeds(len(trees), step, before),
             epsilon=self.epsilon,
             temperature=self.temperature,
         ).split()
@@ -77,5 +82,6 @@ class Rollouts(Generic[State]):
             looked_at[stream.choice(old, min(self.replay, len(old)), replace=False, p=share)] = 1
         return after.forest.subtree_sum(looked_at) > 0
 
-    def _seeds(self, trees: int, step: int) -> list[int]:
-        return [int(seed) for seed in np.random.default_rng([self.seed, step]).integers(2**63, size=trees)]
+    def _seeds(self, trees: int, step: int, before: int) -> list[int]:
+        drawn = np.random.default_rng([self.seed, step]).integers(2**63, size=before + trees)
+        return [int(seed) for seed in drawn[before:]]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -162,6 +162,8 @@ class TreeCollator:
     conditions: Callable[[], Sequence[Condition]] | None = None
 
     def __post_init__(self) -> None:
+        if self.untried not in get_args(Untried):
+            raise ValueError(f"untried is {self.untried!r}: choose {', '.join(map(repr, get_args(Untried)))}")
         if self.conditions is not None and self.untried == "floor":
             raise ValueError("untried is 'floor', which a policy that depends on a condition has not: choose 'free'")
         if not self.temperature > 0:

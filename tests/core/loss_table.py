@@ -70,9 +70,14 @@ def forward_looking(loss: Callable[..., Tensor], **options: object) -> Loss:
     return call
 
 
+def each_tree(forest: Forest) -> Tensor:
+    """Every tree a group of its own, on the forest's device."""
+    return torch.arange(forest.num_trees, device=forest.device)
+
+
 def variance(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
     del log_flow
-    return losses.log_partition_variance(log_pf, log_pb, log_reward, forest, group=torch.arange(forest.num_trees))
+    return losses.log_partition_variance(log_pf, log_pb, log_reward, forest, group=each_tree(forest))
 
 
 def expected(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
@@ -126,7 +131,7 @@ def group_relative(loss: Callable[..., Tensor]) -> Loss:
 
     def call(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
         del log_flow
-        return loss(log_pf, log_pb, log_reward, forest, group=torch.arange(forest.num_trees))
+        return loss(log_pf, log_pb, log_reward, forest, group=each_tree(forest))
 
     return call
 
@@ -166,6 +171,7 @@ LOSSES: dict[str, Entry] = {
     "relative trajectory balance": Entry(relative_tb),
     "relative subtrajectory balance": Entry(relative_subtb),
     "stochastic detailed balance": Entry(stochastic),
+    "rooted-prefix balance": Entry(partial(losses.rooted_prefix_balance, decay=0.8)),
     "length-normalised trajectory balance": Entry(length_normalised),
     "clipped trajectory balance": Entry(clipped),
     # A tree with one leaf has no variance.

@@ -103,10 +103,10 @@ def test_bfloat16_and_autocast(name: str) -> None:
             gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
         assert all(gradient.dtype == torch.bfloat16 and gradient.isfinite().all() for gradient in gradients)
         low = LOSSES[name].loss(*rounded, forest)
-        assert low.dtype == torch.bfloat16
+        assert low.dtype == torch.float32
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @each_loss
 def test_cuda_agrees(name: str) -> None:
     for forest in forest_of_each_kind():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gflowdial import Forest, losses
-from gflowdial.losses import Reading, Sum, inputs_of, loss_on, penalties
+from gflowdial.losses import Reading, Sum, inputs_of, loss_on, paths, penalties
 
 FOREST = Forest.from_lengths([2, 3])
 
@@ -25,7 +25,7 @@ def own(**inputs: object) -> Reading:
 
 def test_every_exported_loss_is_registered_and_nothing_else() -> None:
     functions = {name for name in losses.__all__ if inspect.isfunction(getattr(losses, name))}
-    helpers = {"inputs_of", "loss_on", "require_finite", "turn_credit"}
+    helpers = {"inputs_of", "loss_on", "require_finite", "turn_credit", *dir(paths)}
     assert set(losses.LOSSES) == functions - helpers - {name for name in functions if hasattr(penalties, name)}
     assert all(losses.LOSSES[name] is getattr(losses, name) for name in losses.LOSSES)
 

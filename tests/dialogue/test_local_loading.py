@@ -38,7 +38,7 @@ def test_roles_run_in_the_models_dtype(folder: Path, dtype: str, wanted: torch.d
     assert local.prefixes.bytes_used > 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_roles_run_on_the_models_device(folder: Path, dtype: str) -> None:
     local = LocalModel(*load_language_model(str(folder), device=torch.device("cuda"), dtype=dtype))

@@ -200,6 +200,21 @@ def test_a_saved_policy_knows_names_of_several_tokens(tiny_llama: Build, tmp_pat
     assert torch.equal(policy(packed).log_policy, loaded(packed).log_policy)
 
 
+@pytest.mark.parametrize("reference", [False, True])
+@torch.no_grad()
+def test_a_folder_that_says_whether_a_copy_is_the_reference_still_loads(
+    tiny_llama: Build, packed: PackedPrefixes, tmp_path: Path, reference: bool
+) -> None:
+    policy = LanguageModelPolicy(tiny_llama(0), ACTIONS, reference="initial" if reference else None).eval()
+    policy.save_pretrained(tmp_path, with_base=reference)
+    settings = json.loads((tmp_path / "policy.json").read_text())
+    del settings["adapters"]
+    (tmp_path / "policy.json").write_text(json.dumps({**settings, "reference": reference}))
+    loaded = LanguageModelPolicy.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(packed).log_policy, policy(packed).log_policy)
+    assert (loaded.reference_model is not None) == reference
+
+
 @torch.no_grad()
 def test_a_folder_of_one_token_per_action_still_loads(
     tiny_llama: Build, packed: PackedPrefixes, tmp_path: Path
@@ -283,9 +298,9 @@ def test_a_policy_whose_base_has_no_name_asks_for_it(tiny_llama: Build, tmp_path
         LanguageModelPolicy.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("reference", [None, "base", "initial"])
 def test_a_model_without_adapter_is_trained_in_full(
-    tiny_llama: Build, packed: PackedPrefixes, tmp_path: Path, reference: bool
+    tiny_llama: Build, packed: PackedPrefixes, tmp_path: Path, reference: str | None
 ) -> None:
     policy = LanguageModelPolicy(tiny_llama(0), ACTIONS, reference=reference).eval()
     before = policy(packed).log_policy.detach()
@@ -294,7 +309,7 @@ def test_a_model_without_adapter_is_trained_in_full(
     assert trained == {name for name, _ in policy.named_parameters() if not name.startswith("reference_model.")}
     perturb(policy)
     assert (policy(packed).log_policy - before).abs().max() > 0.1
-    policy.save_pretrained(tmp_path / "policy", with_base=reference)
+    policy.save_pretrained(tmp_path / "policy", with_base=reference is not None)
     shutil.move(tmp_path / "policy", tmp_path / "moved")
     loaded = LanguageModelPolicy.from_pretrained(tmp_path / "moved").eval()
     assert torch.equal(loaded(packed).log_policy, policy(packed).log_policy)

@@ -136,11 +136,6 @@ def test_other_families_of_models_read_alike(family: str) -> None:
     assert worst(policy, replace(packed, position_ids=torch.arange(packed.num_tokens))) > 1e-2
 
 
-def test_the_language_model_reads_nothing_else(policy: LanguageModelPolicy) -> None:
-    with pytest.raises(ValueError, match="LlamaAttention was called without the blocks of a packed forest"):
-        policy.language_model(input_ids=torch.tensor([[1, 2, 3]]))
-
-
 def test_unknown_attention_is_refused(tiny_llama: Callable[[int], LlamaForCausalLM]) -> None:
     with pytest.raises(Exception, match="attention"):
         with_random_adapter(tiny_llama(0), attention="flash")  # type: ignore[arg-type]
@@ -174,7 +169,7 @@ def test_a_kernel_may_lay_its_result_out_by_tokens(policy: LanguageModelPolicy) 
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("attention", ["sdpa", "flex"])
 def test_gradients_agree_on_a_gpu(tiny_llama: Callable[[int], LlamaForCausalLM], attention: str) -> None:
     packed = pack_prefixes(*TREE, [True] * 7, BRANCH)

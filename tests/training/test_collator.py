@@ -158,7 +158,10 @@ def test_nodes_of_rollouts_are_nodes_as_others() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"temperature": 0.0}, "temperature is 0.0"), ({"temperature": 1.0, "floor": 0.0}, "floor is 0.0")],
+    [
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 1.0, "floor": 0.0}, "floor is 0.0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -168,3 +171,10 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], message: 
 def test_no_trees_are_no_batch() -> None:
     with pytest.raises(ValueError, match="no trees to batch"):
         batch_of([])
+
+
+def test_an_unknown_way_with_untried_actions_is_refused() -> None:
+    made = TreeCollator([5, 9], 1.0)
+    object.__setattr__(made, "untried", "nonsense")
+    with pytest.raises(ValueError, match="untried is 'nonsense': choose 'free', 'masked', 'floor'"):
+        made.__post_init__()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gflowdial import Forest, losses
 from gflowdial.envs import MoveSequences, enumerate_states
-from gflowdial.estimators import MLPTrunk, NetworkFlow, NetworkLogZ, TabularFlow
+from gflowdial.estimators import MLPTrunk, NetworkFlow, NetworkLogZ, TabularFlow, TabularLogZ
 from gflowdial.replay import Replay
 from gflowdial.sampling import Terminals, Trajectories
 from gflowdial.training.loop import TrainingStep, train
@@ -148,9 +148,98 @@ def test_a_misspelt_loss_is_refused_with_what_is_near() -> None:
         run("trajectory_balanse")
 
 
+def trained(loss: losses.Loss, **options: object) -> dict[str, Tensor]:
+    """The weights of a network after steps of plain gradient descent, and the first one's length."""
+    torch.manual_seed(0)
+    learner = NetworkFlow(SCENES, MLPTrunk(SCENES.num_features, width=16), log_z=TabularLogZ(3))
+    before = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    settings = {"steps": 1, "batch_size": 12, "generator": torch.Generator().manual_seed(0)} | options
+    for _ in train(SCENES, learner, loss, torch.optim.SGD(learner.parameters(), lr=1.0), **settings):  # type: ignore[arg-type]
+        pass
+    return {name: value.detach() - before[name] for name, value in learner.named_parameters()}
+
+
+def length(moved: dict[str, Tensor]) -> float:
+    return float(torch.cat([part.flatten() for part in moved.values()]).norm())
+
+
+def test_a_long_gradient_is_scaled_to_the_norm_that_is_given_and_a_short_one_is_left() -> None:
+    free, long = trained("trajectory_balance"), trained("trajectory_balance", max_grad_norm=1e6)
+    clipped = trained("trajectory_balance", max_grad_norm=0.01)
+    assert length(free) > 0.1
+    assert length(clipped) == pytest.approx(0.01, rel=1e-4)
+    for name, step in free.items():
+        assert torch.equal(step, long[name])
+        torch.testing.assert_close(clipped[name] * length(free) / 0.01, step, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [None, 0.01])
+def test_mixed_precision_computes_layers_in_it_and_keeps_weights_and_losses(norm: float | None) -> None:
+    seen: list[torch.dtype] = []
+
+    class Spy(MLPTrunk):
+        def forward(self, features: Tensor) -> Tensor:
+            read = super().forward(features)
+            if read.requires_grad:
+                seen.append(read.dtype)
+            return read
+
+    torch.manual_seed(0)
+    learner = NetworkFlow(SCENES, Spy(SCENES.num_features, width=16), log_z=TabularLogZ(3))
+    optimiser = torch.optim.SGD(learner.parameters(), lr=1.0)
+    generator = torch.Generator().manual_seed(0)
+    before = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    (done,) = train(
+        SCENES,
+        learner,
+        "subtrajectory_balance",
+        optimiser,
+        steps=1,
+        batch_size=12,
+        generator=generator,
+        max_grad_norm=norm,
+        mixed_precision=torch.bfloat16,
+    )
+    assert set(seen) == {torch.bfloat16}
+    moved = {name: value.detach() - before[name] for name, value in learner.named_parameters()}
+    assert {value.dtype for value in moved.values()} == {torch.float32}
+    exact = trained("subtrajectory_balance", max_grad_norm=norm)
+    assert done.loss == pytest.approx(run_loss("subtrajectory_balance"), rel=0.05)
+    difference = length({name: step - exact[name] for name, step in moved.items()})
+    assert 0 < difference < 0.05 * length(exact), "the gradient is that of full precision up to rounding"
+
+
+@pytest.mark.parametrize("norm", [None, 1.0])
+def test_float16_trains_with_a_scaled_loss(norm: float | None) -> None:
+    torch.manual_seed(0)
+    learner = NetworkFlow(SCENES, MLPTrunk(SCENES.num_features, width=16), log_z=TabularLogZ(3))
+    done = run("subtrajectory_balance", learner, steps=60, max_grad_norm=norm, mixed_precision=torch.float16)
+    assert done[-1].loss < 0.1 * done[0].loss
+    assert all(bool(parameter.isfinite().all()) for parameter in learner.parameters())
+
+
+def run_loss(loss: losses.Loss) -> float:
+    torch.manual_seed(0)
+    learner = NetworkFlow(SCENES, MLPTrunk(SCENES.num_features, width=16), log_z=TabularLogZ(3))
+    return run(loss, learner, steps=1)[0].loss
+
+
+def test_fewer_log_z_than_conditions_are_refused_if_the_loss_reads_them() -> None:
+    one = TabularFlow(SCENES, GRAPH.index, len(GRAPH.states))
+    with pytest.raises(ValueError, match="the estimator has 1 log Z and the environment 3 initial states: give it one"):
+        run("trajectory_balance", one)
+    trunk = MLPTrunk(SCENES.num_features, width=4)
+    two = NetworkFlow(SCENES, trunk, log_z=NetworkLogZ(trunk, SCENES.features(SCENES.initial_states)[:2]))
+    with pytest.raises(ValueError, match="the estimator has 2 log Z and the environment 3 initial states"):
+        run("trajectory_balance", two)
+    assert len(run("detailed_balance", one)) == 5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0: give a norm above 0"),
+        ({"mixed_precision": torch.float64}, "mixed_precision is torch.float64: choose torch.bfloat16"),
         ({"per_condition": 5}, "per_condition is 5: it must divide 12 sampled and 0 replayed"),
         ({"replay": Replay(3), "replay_share": 1.2}, "replay_share must lie in"),
         ({"replay": Replay(3), "replay_share": 0.5, "per_condition": 4}, "it must divide 6 sampled and 6 replayed"),

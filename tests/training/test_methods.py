@@ -127,6 +127,10 @@ def test_options_are_those_of_the_loss() -> None:
 
 
 def test_what_is_no_method_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="'nonsense' is the name of no method: choose one of behaviour_cloning, afpo, "
+    ):
+        method("nonsense")
     with pytest.raises(ValueError, match="'afpo_anchord' is the name of no method: choose afpo_anchored"):
         method("afpo_anchord")
     with pytest.raises(ValueError, match="'flow_matching' is the name of no method; search trees lack states: choose"):

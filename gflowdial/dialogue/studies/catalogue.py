@@ -157,7 +157,7 @@ STUDIES: Mapping[str, Study] = {
         "Which training method earns most, and which comes nearest to the exact flow, at equal environment steps?",
         _methods,
         (*_WORTH[:2], "kl", "good_conversations", ENDS, "turns", "entropy", STEPS, "environment_steps"),
-        Plot(("expected_return", "total_variation", "good_conversations")),
+        Plot(("expected_return", "total_variation"), trade=("expected_return", "good_conversations")),
         reference="behaviour_cloning",
     ),
     "ablations": Study(

@@ -25,18 +25,20 @@ def plot(figure: Plot, rows: Sequence[Drawn], caption: str, path: Path) -> None:
     """
     plt = svg_pyplot()
     height = 4.5 if figure.x else 1.5 + 0.2 * len(rows)
-    canvas, axes = plt.subplots(
-        1, len(figure.y), figsize=(6 * len(figure.y), height), layout="constrained", squeeze=False
-    )
-    for axis, measure in zip(axes[0], figure.y, strict=True):
+    panels = len(figure.y) + (figure.trade is not None)
+    canvas, axes = plt.subplots(1, panels, figsize=(6 * panels, height), layout="constrained", squeeze=False)
+    if figure.trade:
+        _points(axes[0][-1], *figure.trade, rows)
+    for axis, measure in zip(axes[0], figure.y, strict=False):
         if figure.x is None:
             _bars(axis, measure, rows)
         else:
             _lines(axis, measure, rows, figure.x, figure.lines)
+    for axis in axes[0]:
         axis.grid(alpha=0.3)
     if figure.x:
         axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    canvas.supxlabel("\n".join(textwrap.wrap(caption, 45 * len(figure.y) + 45)), fontsize=7)
+    canvas.supxlabel("\n".join(textwrap.wrap(caption, 45 * panels + 45)), fontsize=7)
     save_svg(canvas, path)
 
 
@@ -60,6 +62,28 @@ def _bars(axis: Any, measure: str, rows: Sequence[Drawn]) -> None:
     axis.margins(y=0.02)
     axis.legend(fontsize=7)
     axis.set_xlabel(_title(measure))
+
+
+def _points(axis: Any, y: str, x: str, rows: Sequence[Drawn]) -> None:
+    """A point with its name per row that samples, and the best of both measures joined by a line."""
+    known = [
+        (over.mean, height.mean, label)
+        for row, at, values in rows
+        if (label := _label(row, at)) == _sampled(label)
+        and (over := values.get(x)) is not None
+        and (height := values.get(y)) is not None
+    ]
+    best = sorted(one for one in known if not any(_better(other[:2], one[:2]) for other in known))
+    axis.plot([one[0] for one in best], [one[1] for one in best], linestyle="--", linewidth=1, color="C7")
+    axis.scatter([one[0] for one in known], [one[1] for one in known], s=12)
+    for abscissa, ordinate, label in known:
+        axis.annotate(label, (abscissa, ordinate), xytext=(3, 2), textcoords="offset points", fontsize=6, rotation=15)
+    axis.margins(x=0.25)
+    axis.set(xlabel=_title(x), ylabel=_title(y))
+
+
+def _better(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one != other and one[0] >= other[0] and one[1] >= other[1]
 
 
 def _label(row: str, at: Place) -> str:

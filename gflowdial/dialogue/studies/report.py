@@ -1,5 +1,6 @@
 """What a study found: ``results.json``, a Markdown table, and a caption that tells simulated from real."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -69,8 +70,8 @@ def write_study(
     measures = [name for measure in study.measures for name in (ends if measure == ENDS else [measure])]
     text = markdown(study.question, measures, lines, described, failures)
     (folder / "results.md").write_text(text, encoding="utf-8")
-    told_apart = _in_several_cells(lines)
-    drawn = [(f"{line.row}, {line.cell}" if told_apart else line.row, line.at, line.values) for line in lines]
+    twice = _in_several_cells(lines)
+    drawn = [(f"{line.row}, {line.cell}" if line.row in twice else line.row, line.at, line.values) for line in lines]
     plot(study.plot, drawn, described, folder / "plot.svg")
     return text
 
@@ -145,10 +146,10 @@ def markdown(
     return f"{question}\n\n{table}\n\n{described}\n{failed}"
 
 
-def _in_several_cells(lines: Sequence[Line]) -> bool:
-    """Whether the cell has to be named to tell lines apart."""
-    places = [(line.row, *sorted(line.at.items())) for line in lines]
-    return len(set(places)) < len(places)
+def _in_several_cells(lines: Sequence[Line]) -> set[str]:
+    """The rows whose cell has to be named to tell lines apart."""
+    places = Counter((line.row, tuple(sorted(line.at.items()))) for line in lines)
+    return {row for (row, _), times in places.items() if times > 1}
 
 
 def _title(measure: str) -> str:

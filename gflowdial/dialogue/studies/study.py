@@ -42,11 +42,13 @@ class Plot:
         y: the measures, one panel for each.
         x: an axis of the cells or records, a measure, or ``"training_steps"``; None draws a bar per row.
         lines: the axis that tells lines of one policy apart, if there is one.
+        trade: two measures; a further panel has a point per row, the first over the second, with its name.
     """
 
     y: Sequence[str]
     x: str | None = None
     lines: str | None = None
+    trade: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
