@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
 from gflowdial.forest import Forest
-from gflowdial.numerics import first_true
+from gflowdial.numerics import first_true, usable_in_training
 from gflowdial.shapes import Int, Tensor
+
+__all__ = ["Dag", "Level", "longest_path"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,7 @@ class Level:
     position: Int[Tensor, " degree"]
 
 
+@usable_in_training
 @dataclass(frozen=True, eq=False)
 class Dag:
     """Numbered nodes and edges between them; every edge leads from a smaller to a greater number.
@@ -88,6 +92,10 @@ class Dag:
         return Dag.from_edges(
             torch.tensor(source, dtype=torch.int64), torch.tensor(target, dtype=torch.int64), len(children)
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What can be derived is left out of pickles and copies.
+        return Dag, (self.source, self.target, self.num_nodes)
 
     def to(self, device: torch.device | str) -> "Dag":
         """The same graph on another device."""

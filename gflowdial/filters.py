@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from gflowdial.numerics import remember
+from gflowdial.numerics import lifted, remember
 
 NEGLIGIBLE = 1e-60
 """Rounds that weigh less than this are left out: they change nothing in float64, and denormals are slow."""
@@ -187,6 +187,18 @@ class TreeJumps:
             proper.index_add_(0, into, total[of], alpha=decay)
         return proper
 
+    def logsumexp(self, x: Tensor) -> Tensor:
+        """``log Σ exp x`` over the subtree of each node, itself among it. Differentiable."""
+        # A running (peak, sum relative to it) per node stays exact however far apart the subtrees' scales lie.
+        peak = x.detach()
+        total = torch.exp(x - _finite(peak))
+        for nodes, ancestors in self.tables:
+            higher = peak.scatter_reduce(0, ancestors, peak[nodes], "amax")
+            addends = total[nodes] * torch.exp(peak[nodes] - _finite(higher)[ancestors])
+            total = (total * torch.exp(peak - _finite(higher))).index_add(0, ancestors, addends)
+            peak = higher
+        return torch.where(total > 0, _finite(peak) + total.clamp(min=torch.finfo(x.dtype).tiny).log(), peak)
+
 
 Paths = Chains | TreeJumps
 
@@ -202,13 +214,14 @@ class HasPaths(Protocol):
 
 
 def forest_filter(x: Tensor, decay: float, forest: HasPaths, down: bool) -> Tensor:
-    """`path_filter` along the paths of ``forest``, eager or compiled.
+    """`path_filter` along the paths of ``forest``, eager or compiled, in float32 at least.
 
     Raises:
         ValueError: if ``decay`` is outside (0, 1].
     """
     if not 0 < decay <= 1:
         raise ValueError(f"decay must lie in (0, 1]; got {decay}.")
+    x = lifted(x)
     if torch.compiler.is_compiling():
         return cast(Tensor, compiled_filter(x, forest.parent, decay, down))
     return path_filter(x, decay, forest._paths, down)
@@ -298,3 +311,7 @@ def compiled_climb(table: Tensor, nodes: Tensor, steps: Tensor) -> Tensor:
 @compiled_climb.register_fake
 def _(table: Tensor, nodes: Tensor, steps: Tensor) -> Tensor:  # noqa: ARG001
     return torch.empty_like(nodes)
+
+
+def _finite(peak: Tensor) -> Tensor:
+    return torch.where(peak == -torch.inf, 0.0, peak)

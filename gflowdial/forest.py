@@ -10,7 +10,9 @@ import torch
 from gflowdial import filters
 from gflowdial.layouts import Chains, Rooted, Table
 from gflowdial.numerics import first_true, precise_dtype, remember, usable_in_training
-from gflowdial.shapes import Bool, Int, Tensor
+from gflowdial.shapes import Int, Tensor
+
+__all__ = ["Forest", "Part"]
 
 Kept = TypeVar("Kept")
 
@@ -26,6 +28,9 @@ class Forest(Rooted):
 
     Build one with `from_lengths`, `from_parents`, `from_mask` or `from_offsets`, which check what they are given;
     `of_chains` and the bare constructor do not. Indices and sums along paths are those of `layouts.Rooted`.
+
+    A forest that was made or read in `torch.inference_mode` can be trained on later. Pickles and copies hold the
+    parents alone, and ``torch.load(weights_only=True)`` loads what ``torch.save`` wrote.
 
     Attributes:
         parent: the parent of each node, -1 at a root; int64.
@@ -114,25 +119,47 @@ class Forest(Rooted):
         return Forest(parent)
 
     @staticmethod
-    def from_mask(mask: Bool[Tensor, "trees steps"]) -> "Forest":
+    def from_mask(mask: Tensor) -> "Forest":
         """Chains from a padded batch: ``mask[i, t]`` says that trajectory i took an action at step t.
 
-        The edges come in the order of ``values[mask]``, which turns padded per-action tensors into flat ones.
+        The edges come in the order of ``values[mask]``, which turns padded per-action tensors into flat ones. Where the
+        actions of a trajectory do not lie side by side (padding on the left, another speaker's tokens between), say so
+        by ``Forest.from_lengths(mask.sum(1))``, whose edges come in the same order.
+
+        Args:
+            mask: bool ``[trees, steps]``.
 
         Raises:
-            ValueError: if a row has an action after a gap (pad on the right only).
+            ValueError: if ``mask`` is no table of bool, or a row has an action after a gap.
         """
+        if mask.ndim != 2 or mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask must be a table of bool, [trees, steps]; got {mask.dtype} of shape {list(mask.shape)}. Convert "
+                "it with mask.bool()."
+            )
         if (row := first_true((mask[:, 1:] & ~mask[:, :-1]).any(1))) is not None:
-            raise ValueError(f"mask row {row} takes an action after a gap: align the batch left, pad it on the right.")
+            raise ValueError(
+                f"mask row {row} takes an action after a gap: pad the batch on the right, or use "
+                "Forest.from_lengths(mask.sum(1)) if what lies between is padding or not the policy's; its edges are "
+                "in the order of values[mask]."
+            )
         return Forest.from_lengths(mask.sum(1))
 
     @staticmethod
-    def from_offsets(offsets: Int[Tensor, " bounds"]) -> "Forest":
+    def from_offsets(offsets: Tensor) -> "Forest":
         """Chains from PyTorch's jagged layout: tree i holds the nodes ``offsets[i]`` to ``offsets[i + 1]``.
 
+        Args:
+            offsets: ``int [trees + 1]``.
+
         Raises:
-            ValueError: if ``offsets`` does not start at 0 or does not grow (every tree has a root).
+            ValueError: if ``offsets`` is no vector of integers, does not start at 0 or does not grow (every tree has a
+                root).
         """
+        if offsets.ndim != 1 or offsets.is_floating_point() or offsets.dtype == torch.bool:
+            raise ValueError(
+                f"offsets must be a vector of integers; got {offsets.dtype} of shape {list(offsets.shape)}."
+            )
         if len(offsets) < 2 or int(offsets[0]) != 0 or bool((offsets.diff() < 1).any()):
             raise ValueError("offsets must start at 0 and grow by at least one node per tree.")
         return Forest.from_lengths(offsets.diff() - 1)
@@ -142,13 +169,21 @@ class Forest(Rooted):
         """A jagged nested tensor of node values ``[trees, j, ...]`` as ``(chains, flat values [nodes, ...])``.
 
         Raises:
-            ValueError: if ``values`` is not of layout ``torch.jagged``.
+            ValueError: if ``values`` is not of layout ``torch.jagged``, has holes, or its second dimension is not the
+                ragged one.
         """
         if values.layout != torch.jagged:
             raise ValueError(
                 "from_jagged takes a nested tensor of layout torch.jagged; see torch.nested.nested_tensor."
             )
-        return Forest.from_offsets(values.offsets()), values.values()  # type: ignore[attr-defined]
+        offsets, flat = values.offsets(), values.values()  # type: ignore[attr-defined]
+        if values._ragged_idx != 1:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"values is ragged in dimension {values._ragged_idx}: transpose it to [trees, j, ...] first."  # type: ignore[attr-defined]
+            )
+        if values.lengths() is not None or int(offsets[-1]) != len(flat):  # type: ignore[attr-defined]
+            raise ValueError("values is a jagged tensor with holes: lay it end to end by values.contiguous() first.")
+        return Forest.from_offsets(offsets), flat
 
     @staticmethod
     def concatenate(forests: "Sequence[Forest]") -> "Forest":
@@ -157,10 +192,16 @@ class Forest(Rooted):
         Every order is kept: values beside the forests, of nodes, edges, leaves or trees, join by ``torch.cat``.
 
         Raises:
-            ValueError: if there is no forest.
+            ValueError: if there is no forest, or two lie on different devices.
         """
         if not forests:
             raise ValueError("concatenate needs at least one forest.")
+        device = forests[0].device
+        for i, forest in enumerate(forests):
+            if forest.device != device:
+                raise ValueError(
+                    f"forests[{i}] is on {forest.device} and forests[0] on {device}: move them to one by Forest.to."
+                )
         starts = torch.tensor([0, *(forest.num_nodes for forest in forests[:-1])]).cumsum(0).tolist()
         moved = [forest.parent + start for forest, start in zip(forests, starts, strict=True)]
         return Forest(torch.cat([p.where(f.parent >= 0, -1) for p, f in zip(moved, forests, strict=True)]))
@@ -221,9 +262,23 @@ class Forest(Rooted):
             )
         return torch.nested.nested_tensor_from_jagged(values, offsets)
 
-    def to(self, device: torch.device | str) -> "Forest":
-        """The same forest on another device."""
-        return Forest(self.parent.to(device))
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Forest":
+        """The same forest on another device, the forest itself where that is its own.
+
+        Args:
+            device: where to.
+            non_blocking: whether the copy may run beside other work, as of ``Tensor.to``; pin the memory first.
+        """
+        parent = self.parent.to(device, non_blocking=non_blocking)
+        return self if parent is self.parent else Forest(parent)
+
+    def pin_memory(self) -> "Forest":
+        """The same forest in page-locked memory; a ``DataLoader`` with ``pin_memory=True`` calls it."""
+        return Forest(self.parent.pin_memory())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What can be derived is left out of pickles and copies.
+        return _restored, (self.parent,)
 
     @cached_property
     def offsets(self) -> Int[Tensor, " bounds"]:
@@ -264,7 +319,7 @@ class Forest(Rooted):
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
-        """What was `kept` with the forest."""
+        """What was `kept` with the forest last."""
         return {}
 
     def kept(self, key: Any, derive: Callable[[], Kept]) -> Kept:
@@ -279,6 +334,14 @@ class Forest(Rooted):
             return derive()
         with torch.inference_mode(False):
             return cast(Kept, remember(self.memo, key, derive()))
+
+
+def _restored(parent: Tensor) -> Forest:
+    """What a pickle calls, by this name: a file may hold anything, and is checked."""
+    return Forest.from_parents(parent)
+
+
+torch.serialization.add_safe_globals([_restored])
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 
 from gflowdial import filters
-from gflowdial.numerics import precise_dtype, usable_in_training
+from gflowdial.numerics import check_length, lifted, lifted_dtype, precise_dtype, usable_in_training
 from gflowdial.shapes import Float, Int, Tensor
 
 
@@ -125,32 +125,39 @@ class Rooted:
 
     def edges_to_nodes(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " nodes"]:
         """Each edge's value at the node it leads to, 0 at roots."""
+        check_length("edge_values", edge_values, self.num_edges, "edge")
         return self.layout.edges_to_nodes(self, edge_values)
 
     def trees_to_leaves(self, tree_values: Float[Tensor, " trees"]) -> Float[Tensor, " leaves"]:
         """Each tree's value at its leaves. Differentiable."""
+        check_length("tree_values", tree_values, self.num_trees, "tree")
         return self.layout.trees_to_leaves(self, tree_values)
 
     def set_leaves_(self, x: Float[Tensor, " nodes"], leaf_values: Float[Tensor, " leaves"]) -> None:
         """Write ``leaf_values``, cast to the dtype of ``x``, into the entries of ``x`` at leaves."""
+        check_length("x", x, self.num_nodes, "node")
+        check_length("leaf_values", leaf_values, self.num_leaves, "leaf")
         self.layout.set_leaves_(self, x, leaf_values)
 
     def clear_leaves_(self, x: Float[Tensor, " nodes"]) -> None:
         """Write 0 into the entries of ``x`` at leaves."""
+        check_length("x", x, self.num_nodes, "node")
         self.layout.clear_leaves_(self, x)
 
     def difference(self, x: Float[Tensor, " nodes"]) -> Float[Tensor, " edges"]:
         """``x(child) - x(parent)`` of each edge. Differentiable."""
-        return self.layout.difference(self, x)
+        check_length("x", x, self.num_nodes, "node")
+        return self.layout.difference(self, lifted(x))
 
     def divergence(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " nodes"]:
         """The values of the edges out of each node less that of the edge into it: minus the transpose of `difference`.
         Differentiable."""
-        return self.layout.divergence(self, edge_values)
+        check_length("edge_values", edge_values, self.num_edges, "edge")
+        return self.layout.divergence(self, lifted(edge_values))
 
     def root_sum(self, edge_values: Float[Tensor, " edges"]) -> Float[Tensor, " nodes"]:
         """The sum of ``edge_values`` along the path from the root to each node; 0 at roots. Differentiable."""
-        values = self.edges_to_nodes(edge_values)
+        values = lifted(self.edges_to_nodes(edge_values))
         return values + self.ancestor_filter(values)
 
     def leaf_sum(
@@ -164,10 +171,13 @@ class Rooted:
 
         Args:
             edge_values: one per edge.
-            dtype: what they are cast to before they are summed; by default they stay what they are.
+            dtype: what they are cast to before they are summed, float32 at least; by default their own.
             minus: what is subtracted from them, after that cast.
         """
-        return self.layout.leaf_sum(self, edge_values, minus, dtype or edge_values.dtype)
+        for name, values in (("edge_values", edge_values), ("minus", minus)):
+            if values is not None:
+                check_length(name, values, self.num_edges, "edge")
+        return self.layout.leaf_sum(self, edge_values, minus, lifted_dtype(dtype or edge_values.dtype))
 
     def edge_sum(
         self, leaf_values: Float[Tensor, " leaves"], dtype: torch.dtype | None = None
@@ -176,25 +186,19 @@ class Rooted:
 
         Args:
             leaf_values: one per leaf.
-            dtype: what the sums are cast to; by default they stay what they are.
+            dtype: what the sums are cast to; by default that of ``leaf_values``, float32 at least.
         """
-        return self.layout.edge_sum(self, leaf_values, dtype or leaf_values.dtype)
+        check_length("leaf_values", leaf_values, self.num_leaves, "leaf")
+        return self.layout.edge_sum(self, leaf_values, dtype or lifted_dtype(leaf_values.dtype))
 
     def subtree_sum(self, x: Float[Tensor, " nodes"]) -> Float[Tensor, " nodes"]:
         """The sum of ``x`` over the subtree of each node, the node itself among it. Differentiable."""
-        return x + self.descendant_filter(x)
+        return lifted(x) + self.descendant_filter(x)
 
     def subtree_logsumexp(self, x: Float[Tensor, " nodes"]) -> Float[Tensor, " nodes"]:
         """``log Σ exp x`` over the subtree of each node, itself among it; -inf counts nothing. Differentiable."""
-        # A running (peak, sum relative to it) per node stays exact however far apart the subtrees' scales lie.
-        peak = x.detach()
-        total = torch.exp(x - _finite(peak))
-        for nodes, ancestors in self._jumps.tables:
-            higher = peak.scatter_reduce(0, ancestors, peak[nodes], "amax")
-            addends = total[nodes] * torch.exp(peak[nodes] - _finite(higher)[ancestors])
-            total = (total * torch.exp(peak - _finite(higher))).index_add(0, ancestors, addends)
-            peak = higher
-        return torch.where(total > 0, _finite(peak) + total.clamp(min=torch.finfo(x.dtype).tiny).log(), peak)
+        check_length("x", x, self.num_nodes, "node")
+        return self._jumps.logsumexp(lifted(x))
 
     def ancestor_filter(self, x: Float[Tensor, " nodes"], decay: float = 1.0) -> Float[Tensor, " nodes"]:
         """``y_n = Σ over proper ancestors a of n of decay^distance(a, n) · x_a``. Differentiable.
@@ -202,6 +206,7 @@ class Rooted:
         Raises:
             ValueError: if ``decay`` is outside (0, 1].
         """
+        check_length("x", x, self.num_nodes, "node")
         return filters.forest_filter(x, decay, self, down=False)
 
     def descendant_filter(self, x: Float[Tensor, " nodes"], decay: float = 1.0) -> Float[Tensor, " nodes"]:
@@ -211,6 +216,7 @@ class Rooted:
         Raises:
             ValueError: if ``decay`` is outside (0, 1].
         """
+        check_length("x", x, self.num_nodes, "node")
         return filters.forest_filter(x, decay, self, down=True)
 
     @cached_property
@@ -381,7 +387,3 @@ def _less(edge_values: Tensor, minus: Tensor | None, dtype: torch.dtype) -> Tens
     # What is subtracted from a wider dtype is cast on the way.
     values = edge_values.to(dtype)
     return values if minus is None else values - minus
-
-
-def _finite(peak: Tensor) -> Tensor:
-    return torch.where(peak == -torch.inf, 0.0, peak)

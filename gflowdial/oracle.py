@@ -5,9 +5,12 @@ import torch
 from gflowdial import segments
 from gflowdial.dag import Dag
 from gflowdial.forest import Forest
-from gflowdial.numerics import check_finite, check_length, check_normalised, lift_vector, precise_dtype
+from gflowdial.numerics import check_finite, check_length, check_normalised, check_vector, lift_vector, precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Bool, Float, Tensor
+
+__all__ = ["dag_flows", "dag_terminating_distribution", "exact_flows", "expected_flows", "terminating_distribution"]
+__all__ += ["uniform_backward"]
 
 
 def exact_flows(
@@ -20,11 +23,12 @@ def exact_flows(
         log_reward: log R of each leaf, finite.
 
     Returns:
-        ``(log F per node, log P_F per edge)``; log Z of a tree is log F at its root.
+        ``(log F per node, log P_F per edge)`` in float64; log Z of a tree is log F at its root.
 
     Raises:
-        ValueError: if a reward is NaN or infinite.
+        ValueError: if the shape does not fit, or a reward is NaN or infinite.
     """
+    log_reward = lift_vector("log_reward", log_reward, forest.num_leaves, "leaf")
     check_finite("log_reward", log_reward)
     at_leaves = log_reward.new_full((forest.num_nodes,), -torch.inf).index_copy(0, forest.leaves, log_reward)
     log_flow = forest.subtree_logsumexp(at_leaves)
@@ -32,8 +36,19 @@ def exact_flows(
 
 
 def terminating_distribution(forest: Forest, log_pf: Float[Tensor, " edges"]) -> Float[Tensor, " leaves"]:
-    """Log-probability that the policy, started at a tree's root, ends in each leaf: ``Σ log P_F over root→leaf``."""
-    return forest.leaf_sum(log_pf)
+    """Log-probability that the policy, started at a tree's root, ends in each leaf: ``Σ log P_F over root→leaf``.
+
+    Args:
+        forest: the trees.
+        log_pf: log P_F of each edge; -inf is an action that is never taken.
+
+    Returns:
+        One value a leaf, float64; NaN below an edge whose log P_F is.
+
+    Raises:
+        ValueError: if the shape does not fit.
+    """
+    return forest.leaf_sum(lift_vector("log_pf", log_pf, forest.num_edges, "edge"))
 
 
 def expected_flows(
@@ -65,13 +80,16 @@ def expected_flows(
     Source: Jiralerspong et al., arXiv 2310.02779.
     """
     log_reward = lift_vector("log_reward", log_reward, forest.num_leaves, "leaf")
-    log_chance = lift_vector("log_chance", log_chance, forest.num_edges, "edge")
+    check_vector("log_chance", log_chance, forest.num_edges, "edge")
     check_length("chance", chance, forest.num_nodes, "node")
+    if chance.dtype != torch.bool:
+        raise ValueError(f"chance must be bool, whether chance decides at each node; got {chance.dtype}.")
     check_finite("log_reward", log_reward)
     by_chance = chance[forest.edge_parent]
-    weight = torch.where(by_chance, log_chance, 0.0)
-    check_finite("log_chance", weight)
+    check_finite("log_chance", torch.where(by_chance, log_chance, 0.0))
     check_normalised("log_chance", log_chance[by_chance], "out of", forest.edge_parent[by_chance], forest.num_nodes)
+    log_chance = log_chance.to(log_reward.dtype)
+    weight = torch.where(by_chance, log_chance, 0.0)
     # What a leaf adds to F(n) is R times the chances from n to it: those from the root to it over those to n.
     so_far = forest.root_sum(weight)
     at_leaves = log_reward.new_full((forest.num_nodes,), -torch.inf)
@@ -108,10 +126,11 @@ def dag_flows(
 
     Source: Bengio et al., arXiv 2111.09266.
     """
-    log_pb = lift_vector("log_pb", log_pb, dag.num_edges, "edge")
+    check_vector("log_pb", log_pb, dag.num_edges, "edge")
     log_reward = lift_vector("log_reward", log_reward, len(dag.terminals), "terminal")
     check_finite("log_reward", log_reward)
     check_normalised("log_pb", log_pb, "into", dag.target, dag.num_nodes)
+    log_pb = log_pb.to(log_reward.dtype)
     log_flow = log_reward.new_full((dag.num_nodes,), -torch.inf).index_copy(0, dag.terminals, log_reward)
     for level in dag.levels_up:
         edge_flow = log_flow[dag.target[level.edges]] + log_pb[level.edges]
@@ -138,6 +157,7 @@ def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> F
         ValueError: if the shape does not fit, a node lies below two roots, or P_F does not sum to 1 at a node that can
             be reached.
     """
+    given = log_pf
     log_pf = lift_vector("log_pf", log_pf, dag.num_edges, "edge")
     log_reach = log_pf.new_full((dag.num_nodes,), -torch.inf).index_fill(0, dag.roots, 0.0)
     for level in dag.levels_down:
@@ -145,7 +165,7 @@ def dag_terminating_distribution(dag: Dag, log_pf: Float[Tensor, " edges"]) -> F
         reached = segments.logsumexp(step, Segments.from_ids(level.position, len(level.nodes)))
         log_reach = log_reach.index_copy(0, level.nodes, reached)
     reachable = log_reach[dag.source] > -torch.inf
-    check_normalised("log_pf", log_pf[reachable], "out of", dag.source[reachable], dag.num_nodes)
+    check_normalised("log_pf", given[reachable], "out of", dag.source[reachable], dag.num_nodes)
     # A terminal below two roots has no single probability: this raises.
     _ = dag.root_of
     return log_reach[dag.terminals]

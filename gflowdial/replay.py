@@ -10,10 +10,12 @@ from typing import Literal
 import torch
 
 from gflowdial import segments
-from gflowdial.numerics import check_finite, precise_dtype
+from gflowdial.numerics import check_finite, first_true, precise_dtype
 from gflowdial.sampling.trajectories import Terminals
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
+
+__all__ = ["Priority", "Replay"]
 
 Priority = Literal["uniform", "reward", "recency"]
 
@@ -24,11 +26,15 @@ class Replay:
     ``priority`` decides what is drawn, always with replacement:
 
     - ``"uniform"``: all alike;
-    - ``"reward"``: in proportion to R, which is the target distribution on what is kept;
+    - ``"reward"``: in proportion to R among the states of a condition, which is the target distribution on what is kept
+      of it; the conditions in proportion to how many states are kept of each;
     - ``"recency"``: in proportion to 1/rank, rank 1 being the state added last.
 
-    When there is no room, the state that was added longest ago leaves; under ``"reward"`` the one of least reward (of
-    several the oldest), be it a new one. A state that is added again counts as new and takes its new reward.
+    When there is no room, a state of the condition with the most states leaves (of several such conditions, the one
+    whose last state was added longest ago), so that each condition keeps its share of the capacity however much larger
+    the rewards of another are. Of its states, the one that was added longest ago leaves; under ``"reward"`` the one of
+    least reward (of several the oldest), be it a new one. A state that is added again counts as new and takes its new
+    reward.
 
     Args:
         capacity: how many states are kept.
@@ -102,21 +108,26 @@ class Replay:
             count: how many.
             generator: the source of randomness, on the states' device.
             per_condition: draw conditions first, all alike, and this many states of each, one after the other; the
-                priority then holds among the states of a condition. None draws from all states at once.
+                priority then holds among the states of a condition. None draws single states of any condition.
 
         Raises:
-            ValueError: if nothing is kept, or ``per_condition`` does not divide ``count``.
+            ValueError: if nothing is kept, ``count`` is negative, or ``per_condition`` is no positive divisor of it.
         """
         kept = self.terminals
+        if count < 0 or (per_condition is not None and per_condition < 1):
+            raise ValueError(f"count must be 0 or more and per_condition 1 or more; got {count} and {per_condition}.")
+        log_weight = self._log_weight()
         if per_condition is None:
-            group, groups, repeats = torch.zeros_like(kept.condition), 1, count
+            group, groups, repeats = torch.zeros_like(kept.condition), 1, max(count, 1)
+            if self.priority == "reward":
+                log_weight = _balanced(log_weight, kept.condition)
         else:
             if count % per_condition:
                 raise ValueError(f"per_condition is {per_condition} and does not divide the {count} states asked for.")
             conditions, group = torch.unique(kept.condition, return_inverse=True)
             groups, repeats = len(conditions), per_condition
         device = kept.states.device
-        probability = segments.softmax(self._log_weight(), Segments.from_ids(group, groups))
+        probability = segments.softmax(log_weight, Segments.from_ids(group, groups))
         # Each group fills an interval of length 1 with its states' probabilities.
         order = group.argsort(stable=True)
         bounds = probability[order].cumsum(0)
@@ -156,13 +167,48 @@ class Replay:
         self._added = self._added[: self.capacity]
 
     def _first_to_leave(self, count: int) -> Int[Tensor, " rows"]:
+        conditions, group = torch.unique(self.terminals.condition, return_inverse=True)
+        if len(conditions) == 1:
+            return self._worst(torch.arange(len(self), device=group.device), count)
+        sizes = group.bincount()
+        kept = _shares(sizes, self.capacity)
+        # What is left over goes to the conditions that were added to last.
+        latest = self._added.new_zeros(len(sizes)).scatter_reduce(0, group, self._added, "amax")
+        waiting = torch.where(sizes > kept, latest, -1)
+        kept[waiting.topk(self.capacity - int(kept.sum())).indices] += 1
+        crowded = (sizes > kept).nonzero().squeeze(1).tolist()
+        leaving = [self._worst((group == c).nonzero().squeeze(1), int(sizes[c] - kept[c])) for c in crowded]
+        return torch.cat(leaving)
+
+    def _worst(self, rows: Int[Tensor, " rows"], count: int) -> Int[Tensor, " leaving"]:
+        """The ``count`` of ``rows`` that leave first."""
+        added = self._added[rows]
         if self.priority != "reward":
-            return self._added.topk(count, largest=False).indices
-        reward = self.terminals.log_reward
+            return rows[added.topk(count, largest=False).indices]
+        reward = self.terminals.log_reward[rows]
         worst = reward.topk(count, largest=False).values.max()
         below, level = (reward < worst).nonzero().squeeze(1), (reward == worst).nonzero().squeeze(1)
-        oldest = self._added[level].topk(count - len(below), largest=False).indices
-        return torch.cat([below, level[oldest]])
+        oldest = added[level].topk(count - len(below), largest=False).indices
+        return rows[torch.cat([below, level[oldest]])]
+
+
+def _shares(sizes: Int[Tensor, " groups"], capacity: int) -> Int[Tensor, " groups"]:
+    """How many of each group are kept, up to one level that is the same for all: the highest whole one that fits."""
+    ascending = sizes.sort().values
+    # As long as smaller groups are kept whole, the rest share what they leave.
+    left = capacity - (ascending.cumsum(0) - ascending)
+    level = left // torch.arange(len(sizes), 0, -1, device=sizes.device)
+    first = first_true(ascending > level)
+    return sizes if first is None else sizes.clamp(max=int(level[first]))
+
+
+def _balanced(log_reward: Float[Tensor, " rows"], condition: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    """log R, moved so that each condition weighs as much as it has rows."""
+    conditions, group = torch.unique(condition, return_inverse=True)
+    if len(conditions) == 1:
+        return log_reward
+    members = Segments.from_ids(group, len(conditions))
+    return log_reward + (members.sizes.to(log_reward.dtype).log() - segments.logsumexp(log_reward, members))[group]
 
 
 def _keys(states: Int[Tensor, "rows width"]) -> list[bytes]:

@@ -1,5 +1,7 @@
 """Bit sequences, written a word of bits at a time: from the left, or in any order."""
 
+import math
+
 import torch
 
 from gflowdial.shapes import Bool, Float, Int, Tensor
@@ -20,7 +22,7 @@ class BitSequences:
         device: where states live.
 
     Raises:
-        ValueError: if ``modes`` is no table of bits, or ``word`` does not divide the length.
+        ValueError: if ``modes`` is no table of bits, ``word`` does not divide the length, or β is not finite.
 
     Source: Malkin et al., arXiv 2201.13259.
     """
@@ -38,6 +40,8 @@ class BitSequences:
         length = modes.shape[1]
         if word < 1 or length % word:
             raise ValueError(f"word must divide the length of a sequence, {length}; got {word}.")
+        if not math.isfinite(beta):
+            raise ValueError(f"beta must be finite; got {beta}.")
         self.beta = beta
         self.num_words = length // word
         self.initial_states = torch.full((1, self.num_words), EMPTY, device=device)

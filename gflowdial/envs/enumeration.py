@@ -7,10 +7,11 @@ import torch
 
 from gflowdial.dag import Dag, longest_path
 from gflowdial.envs.environment import Environment
-from gflowdial.numerics import first_true, keys
+from gflowdial.numerics import first_true, keys, usable_in_training
 from gflowdial.shapes import Float, Int, Tensor
 
 
+@usable_in_training
 @dataclass(frozen=True, eq=False)
 class StateGraph:
     """Every state that an environment can reach, and every step between them.
@@ -48,8 +49,16 @@ class StateGraph:
         if states.ndim != 2 or states.shape[1] != self.states.shape[1]:
             raise ValueError(f"states must be rows of {self.states.shape[1]} integers; got {list(states.shape)}.")
         known, nodes = self._lookup
-        found = nodes[torch.searchsorted(known, keys(states)).clamp(max=len(known) - 1)]
-        if (row := first_true((self.states[found] != states).any(1))) is not None:
+        place = torch.searchsorted(known, keys(states)).clamp(max=len(known) - 1)
+        found = nodes[place]
+        other = (self.states[found] != states).any(1)
+        # States that share a key lie side by side.
+        for step in range(1, self._most_alike):
+            if not bool(other.any()):
+                break
+            found = torch.where(other, nodes[(place + step).clamp(max=len(known) - 1)], found)
+            other = (self.states[found] != states).any(1)
+        if (row := first_true(other)) is not None:
             raise ValueError(f"the state {states[row].tolist()} (row {row}) is none that the environment can reach.")
         return found
 
@@ -58,6 +67,11 @@ class StateGraph:
         """The keys of all states, ascending, and the node of each."""
         known, nodes = keys(self.states).sort()
         return known, nodes
+
+    @cached_property
+    def _most_alike(self) -> int:
+        """How many states share a key at most."""
+        return int(torch.unique_consecutive(self._lookup[0], return_counts=True)[1].max())
 
 
 def enumerate_states(environment: Environment, limit: int = 100_000) -> StateGraph:

@@ -3,7 +3,7 @@
 import torch
 
 from gflowdial.dag import Dag
-from gflowdial.numerics import check_length
+from gflowdial.numerics import check_finite, check_length
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 
@@ -15,11 +15,12 @@ class GraphEnvironment:
         log_reward: log R of each terminal, in the order of ``dag.terminals``.
 
     Raises:
-        ValueError: if ``log_reward`` has another length, or a node lies below two roots.
+        ValueError: if ``log_reward`` has another length or is not finite, or a node lies below two roots.
     """
 
     def __init__(self, dag: Dag, log_reward: Float[Tensor, " terminals"]) -> None:
         check_length("log_reward", log_reward, len(dag.terminals), "terminal")
+        check_finite("log_reward", log_reward)
         # A node below two roots would belong to two conditions: this raises.
         _ = dag.root_of
         self.dag = dag

@@ -2,6 +2,7 @@
 
 import torch
 
+from gflowdial.numerics import check_finite
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 
@@ -18,7 +19,7 @@ class PerfectTree:
         device: where states live.
 
     Raises:
-        ValueError: if the number of rewards is no power of ``branching``.
+        ValueError: if the number of rewards is no power of ``branching``, or a reward is not finite.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class PerfectTree:
             leaves *= branching
         if leaves != len(log_reward):
             raise ValueError(f"log_reward must have {branching}^depth entries, one a leaf; got {len(log_reward)}.")
+        check_finite("log_reward", log_reward)
         self.num_actions = branching
         self._first_leaf = (leaves - 1) // (branching - 1)
         self.num_features = self._first_leaf + leaves

@@ -2,6 +2,7 @@
 
 import torch
 
+from gflowdial.numerics import check_finite
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 
@@ -16,12 +17,16 @@ class SetBuilding:
         size: elements of a finished set, 0 < size <= elements.
         device: where states live.
 
+    Raises:
+        ValueError: if ``size`` is out of range, or an energy is not finite.
+
     Source: Pan et al., arXiv 2302.01687.
     """
 
     def __init__(self, energies: Float[Tensor, " elements"], size: int, *, device: torch.device | str = "cpu") -> None:
         if not 0 < size <= len(energies):
             raise ValueError(f"size must lie between 1 and the number of elements, {len(energies)}; got {size}.")
+        check_finite("energies", energies)
         self.size = size
         self.num_actions = self.num_features = len(energies)
         self.initial_states = torch.zeros(1, len(energies), dtype=torch.int64, device=device)

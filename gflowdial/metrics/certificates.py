@@ -25,7 +25,7 @@ from gflowdial import oracle, segments
 from gflowdial.forest import Forest
 from gflowdial.losses.inputs import edge_residual, lift
 from gflowdial.metrics.groups import grouped
-from gflowdial.numerics import check_finite, check_vector, first_true, precise_dtype
+from gflowdial.numerics import check_finite, check_vector, first_true, precise_dtype, rounding
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -94,13 +94,15 @@ def certificate(
 
     Source: arXiv 2605.01729 for a bound by the largest residual; the constant is proved at the head of this module.
     """
+    # A path adds the rounding of its edges.
+    slack = 1e-3 if log_pf.dtype.itemsize > 2 else rounding(log_pf.dtype, 1e-3) * max(1, int(forest.depth.max()))
     log_pf = lift("log_pf", log_pf.detach(), forest, "edge")
     log_reward = lift("log_reward", log_reward.detach(), forest, "leaf")
     check_finite("log_reward", log_reward)
     trees = Segments.from_ids(forest.leaf_tree, forest.num_trees)
     log_p = oracle.terminating_distribution(forest, log_pf)
     inside = segments.logsumexp(log_p, trees)
-    if (tree := first_true(~((inside > -torch.inf) & (inside < 1e-3)))) is not None:
+    if (tree := first_true(~((inside > -torch.inf) & (inside < slack)))) is not None:
         raise ValueError(
             f"the policy's probabilities of the leaves of tree {tree} sum to {float(inside[tree].exp()):.6g}: give the "
             "log-probabilities of a policy, which sum to 1 or less and reach at least one leaf."
@@ -208,6 +210,7 @@ def sampled_certificate(
     outside = _root(lambda p: ((count - 1) * torch.log1p(-p) + torch.log1p((count - 1) * p)) < math.log(share), count)
     if log_z is not None:
         check_vector("log_z", log_z, conditions.count, "condition")
+        check_finite("log_z", log_z)
         loss = -torch.expm1((zeta - log_z.to(zeta.dtype)[conditions.ids]).clamp(max=0.0))
         bound = _chernoff(segments.mean(loss, conditions), -math.log(error) / count)
     else:

@@ -6,6 +6,7 @@ not equal (the Hamming distance). Give the rows of one condition at a time.
 
 import torch
 
+from gflowdial.numerics import check_finite, check_vector, lifted
 from gflowdial.shapes import Bool, Float, Int, Tensor
 
 __all__ = ["modes_found", "top_k", "top_k_diversity", "top_k_log_reward"]
@@ -21,8 +22,13 @@ def modes_found(
         modes: where the reward is known to be high.
         radius: how many entries may differ.
 
+    Raises:
+        ValueError: if samples and modes are of different widths.
+
     Source: Malkin et al., arXiv 2201.13259, appendix on bit sequences.
     """
+    if samples.shape[1:] != modes.shape[1:]:
+        raise ValueError(f"modes must be as wide as samples, {samples.shape[1]} entries; got {modes.shape[1]}.")
     found = [bool(((samples != mode).sum(1) <= radius).any()) for mode in modes]
     return torch.tensor(found, dtype=torch.bool, device=samples.device)
 
@@ -36,8 +42,11 @@ def top_k(samples: Int[Tensor, "samples width"], log_reward: Float[Tensor, " sam
         k: how many.
 
     Raises:
-        ValueError: if there are fewer than ``k`` distinct samples, or k is below 1.
+        ValueError: if there are fewer than ``k`` distinct samples, k is below 1, or there is not one finite log R per
+            sample.
     """
+    check_vector("log_reward", log_reward, len(samples), "sample")
+    check_finite("log_reward", log_reward)
     distinct, inverse = torch.unique(samples, dim=0, return_inverse=True)
     if not 1 <= k <= len(distinct):
         raise ValueError(f"k must lie between 1 and the {len(distinct)} distinct samples; got {k}.")
@@ -54,7 +63,7 @@ def top_k_log_reward(
     Raises:
         ValueError: as `top_k`.
     """
-    best = log_reward[top_k(samples, log_reward, k)]
+    best = lifted(log_reward)[top_k(samples, log_reward, k)]
     return torch.logsumexp(best, 0) - torch.log(best.new_tensor(float(k)))
 
 

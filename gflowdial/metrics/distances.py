@@ -13,7 +13,7 @@ import torch
 
 from gflowdial import segments
 from gflowdial.metrics.groups import grouped, precise
-from gflowdial.numerics import first_true
+from gflowdial.numerics import first_true, rounding
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -68,12 +68,13 @@ def _information(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def _distributions(log_p: Tensor, log_q: Tensor, groups: Segments | None) -> tuple[Tensor, Tensor, Segments]:
+    dtypes = log_p.dtype, log_q.dtype
     log_p = precise("log_p", log_p, len(log_p))
     log_q = precise("log_q", log_q, len(log_p))
     groups = grouped(log_p, groups)
-    for name, log in (("log_p", log_p), ("log_q", log_q)):
+    for name, log, dtype in zip(("log_p", "log_q"), (log_p, log_q), dtypes, strict=True):
         total = segments.sum(log.exp(), groups)
-        if (group := first_true(~((total - 1).abs() <= _TOLERANCE))) is not None:
+        if (group := first_true(~((total - 1).abs() <= rounding(dtype, _TOLERANCE)))) is not None:
             raise ValueError(
                 f"{name} must be log-probabilities; those of group {group} sum to {float(total[group]):.6g}. "
                 "Normalise them over all outcomes: log R - log Z, for a reward."

@@ -2,7 +2,7 @@
 
 import torch
 
-from gflowdial.numerics import check_length, first_true, precise_dtype
+from gflowdial.numerics import first_true, lift_vector
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Tensor
 
@@ -26,7 +26,6 @@ def precise(name: str, values: Tensor, count: int) -> Float[Tensor, " outcomes"]
     """``values``, one for each of ``count`` outcomes, in `precise_dtype`.
 
     Raises:
-        ValueError: if there is another number of them.
+        ValueError: if there is another number of them, or they are not floating point.
     """
-    check_length(name, values, count, "outcome")
-    return values.to(precise_dtype(values.device))
+    return lift_vector(name, values, count, "outcome")

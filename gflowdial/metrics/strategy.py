@@ -16,13 +16,24 @@ __all__ = ["accuracy", "macro_f1", "measures_of_confusions", "preference_bias", 
 
 
 def accuracy(true: ArrayLike, predicted: ArrayLike) -> float:
-    """The share of states whose predicted action is the true one."""
+    """The share of states whose predicted action is the true one; a ValueError where the two are not equally many."""
     return float(accuracy_score(true, predicted))
 
 
 def macro_f1(true: ArrayLike, predicted: ArrayLike, num_actions: int) -> float:
     """Mean over all ``num_actions`` actions of the F1 score; an action neither true nor predicted counts 0."""
+    _check_actions(true, predicted, num_actions)
     return float(f1_score(true, predicted, labels=list(range(num_actions)), average="macro", zero_division=0.0))
+
+
+def _check_actions(true: ArrayLike, predicted: ArrayLike, num_actions: int) -> None:
+    # scikit-learn leaves out what is no label.
+    for name, actions in (("true", np.asarray(true)), ("predicted", np.asarray(predicted))):
+        wrong = np.flatnonzero(~((actions >= 0) & (actions < num_actions)))
+        if len(wrong):
+            raise ValueError(
+                f"{name}[{wrong[0]}] is {actions[wrong[0]]}, out of range: actions are 0 to {num_actions - 1}."
+            )
 
 
 def strategy_preferences(true: ArrayLike, predicted: ArrayLike, num_actions: int) -> NDArray[np.float64]:
@@ -37,8 +48,12 @@ def strategy_preferences(true: ArrayLike, predicted: ArrayLike, num_actions: int
         predicted: the predicted actions, ``[states]``.
         num_actions: how many actions there are.
 
+    Raises:
+        ValueError: if an action is not from 0 to ``num_actions - 1``.
+
     Source: Kang et al., arXiv 2402.13211.
     """
+    _check_actions(true, predicted, num_actions)
     return _preferences(confusion_matrix(true, predicted, labels=list(range(num_actions))))
 
 

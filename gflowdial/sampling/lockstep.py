@@ -4,6 +4,7 @@ A trajectory that has ended leaves the batch, so that nothing is computed for it
 once, at the end.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 
 from gflowdial.envs.environment import Environment
 from gflowdial.forest import Forest
-from gflowdial.numerics import distinct, first_true
+from gflowdial.numerics import check_indices, check_length, distinct, first_true, lifted
 from gflowdial.sampling.trajectories import Trajectories
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -26,6 +27,7 @@ FEW = 64
 """Below so many states, looking for equal ones costs as much as a small network saves by it."""
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def sample_forward(
     environment: Environment,
@@ -50,8 +52,8 @@ def sample_forward(
         temperature: T > 0; above 1 flattens the policy.
 
     Raises:
-        ValueError: if ``condition`` is empty, an option is out of range, or the policy gives no distribution over
-            the valid actions of a state that was visited.
+        ValueError: if ``condition`` is empty or names no initial state, an option is out of range, the policy gives no
+            distribution over the valid actions of a state that was visited, or log R of an end is not finite.
     """
     if len(condition) == 0:
         raise ValueError("condition is empty: give one entry for each trajectory.")
@@ -66,13 +68,14 @@ def sample_forward(
             return flattened
         return ((1 - epsilon) * flattened.softmax(1) + epsilon * mask / mask.sum(1, keepdim=True)).log()
 
-    start = environment.initial_states.index_select(0, condition)
+    start = _initial(environment, condition)
     walk = _walk(start, environment.forward_mask, environment.step, policy, explore, generator)
     forest, states, actions = _laid_out(walk, backward=False)
-    log_reward = environment.log_reward(states.index_select(0, forest.leaves))
+    log_reward = _rewards(environment, states.index_select(0, forest.leaves))
     return Trajectories(forest, states, actions, log_reward, condition)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def sample_backward(
     environment: Environment,
@@ -92,17 +95,41 @@ def sample_backward(
         log_reward: log R of ``states`` where it is known; else the environment is asked.
 
     Raises:
-        ValueError: if a state is not terminal, the policy gives no distribution over the valid actions of a state that
-            was visited, or a trajectory leads back to a state that is not among ``environment.initial_states``.
+        ValueError: if a state is not terminal, ``log_reward`` has another length, log R of a state is not finite, the
+            policy gives no distribution over the valid actions of a state that was visited, or a trajectory leads back
+            to a state that is not among ``environment.initial_states``.
     """
     if (row := first_true(environment.forward_mask(states).any(1))) is not None:
         raise ValueError(f"states[{row}] is not terminal: {states[row].tolist()}.")
     walk = _walk(states, environment.backward_mask, environment.step_back, policy, lambda log_p, _: log_p, generator)
     forest, flat, actions = _laid_out(walk, backward=True)
     if log_reward is None:
-        log_reward = environment.log_reward(states)
+        log_reward = _rewards(environment, states)
+    check_length("log_reward", log_reward, len(states), "trajectory")
     condition = _condition(environment, flat.index_select(0, forest.roots))
     return Trajectories(forest, flat, actions, log_reward, condition)
+
+
+def _initial(environment: Environment, condition: Tensor) -> Int[Tensor, "trees width"]:
+    starts = environment.initial_states
+    try:
+        return starts.index_select(0, condition)
+    except (IndexError, RuntimeError):
+        # Looked at only now: it takes a step's time.
+        check_indices("condition", condition, len(starts), "initial states")
+        raise
+
+
+def _rewards(environment: Environment, states: Tensor) -> Float[Tensor, " trees"]:
+    log_reward = environment.log_reward(states)
+    check_length("log_reward", log_reward, len(states), "end")
+    # One number says of all whether one is not finite.
+    if not math.isfinite(float(log_reward.sum())) and (at := first_true(~log_reward.isfinite())) is not None:
+        raise ValueError(
+            f"log R must be finite; that of the state {states[at].tolist()} is {float(log_reward[at])}. Floor the "
+            "reward in the environment's log_reward."
+        )
+    return log_reward
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +166,7 @@ def _walk(
                 break
             if len(going) < len(row):
                 row, states, mask = (x.index_select(0, going) for x in (row, states, mask))
-            log_p = _ask(policy, states)
+            log_p = lifted(_ask(policy, states))
             noise = noise or _gumbel(log_p, generator)
             weight = explore(log_p, mask).add(noise.pop()[: len(log_p)])
             # Where a policy gives no valid action any weight, one is taken: every walk ends, and then is refused.
@@ -174,11 +201,12 @@ def _gumbel(log_p: Float[Tensor, "states actions"], generator: torch.Generator) 
 
 def _check(asked: list[Tensor], log_p: Tensor, mask: Tensor) -> None:
     """Refuse what is no policy, for a whole walk at once."""
-    fine = (mask | (log_p == -torch.inf)).all(1) & (log_p.amax(1) > -torch.inf)
+    fine = (mask | (log_p == -torch.inf)).all(1) & log_p.amax(1).isfinite()
     if (at := first_true(~fine)) is not None:
         raise ValueError(
             "the policy gives no distribution over the valid actions of state "
-            f"{torch.cat(asked)[at].tolist()}: it must give log-probabilities, not NaN, and -inf at invalid actions; "
+            f"{torch.cat(asked)[at].tolist()}: it must give log-probabilities, not NaN or inf, and -inf at invalid "
+            "actions; "
             f"it gives {log_p[at].tolist()}, valid is {mask[at].tolist()}."
         )
 

@@ -8,7 +8,7 @@ from gflowdial.envs.environment import Environment, StoppingEnvironment, TurnRew
 from gflowdial.estimators.flow_estimator import FlowEstimates, FlowEstimator
 from gflowdial.forest import Forest
 from gflowdial.losses import Reading
-from gflowdial.numerics import distinct, uniform_log_probabilities
+from gflowdial.numerics import check_indices, distinct, uniform_log_probabilities
 from gflowdial.sampling.lockstep import Policy
 from gflowdial.sampling.trajectories import Trajectories
 from gflowdial.segments import Segments
@@ -46,11 +46,17 @@ def read_trajectories(
         reference: π_ref of the relative losses; the uniform policy by default.
 
     Raises:
-        ValueError: when an input is asked for that the environment does not have: ``stopping`` without an action that
-            stops in every state, ``log_turn_reward`` where unfinished states have no reward, ``chance`` where a state
-            can be reached in several ways (the loss that reads it has no P_B).
+        ValueError: if an action is not one of the environment's; later, when an input is asked for that the
+            environment does not have: ``stopping`` without an action that stops in every state, ``log_turn_reward``
+            where unfinished states have no reward, ``chance`` where a state can be reached in several ways (the loss
+            that reads it has no P_B).
     """
     forest, states = trajectories.forest, trajectories.states
+
+    # An action out of range would be the log-probability of another state's action.
+    low, high = (int(end) for end in trajectories.actions.aminmax()) if forest.num_edges else (0, 0)
+    if low < 0 or high >= environment.num_actions:
+        check_indices("actions", trajectories.actions, environment.num_actions, "actions")
 
     @cache
     def said() -> tuple[FlowEstimates, Int[Tensor, " nodes"]]:

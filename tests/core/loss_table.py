@@ -64,7 +64,7 @@ def forward_looking(loss: Callable[..., Tensor], **options: object) -> Loss:
 
     def call(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Tensor, forest: Forest) -> Tensor:
         paid = log_pb.sin()
-        ahead = log_flow - forest.root_sum(paid)
+        ahead = log_flow - forest.root_sum(paid).to(log_flow.dtype)
         return loss(ahead, log_pf, log_pb, log_reward, forest, log_turn_reward=paid, **options)
 
     return call

@@ -213,3 +213,23 @@ def test_what_does_not_fit_chance_is_named() -> None:
         oracle.expected_flows(forest, reward, chance=here, log_chance=torch.zeros(2))
     with pytest.raises(ValueError, match=r"log_reward\[0\] is nan"):
         oracle.expected_flows(forest, torch.tensor([torch.nan, 0.0]), chance=here, log_chance=half)
+
+
+@pytest.mark.parametrize(
+    "forest", [Forest.from_parents(torch.tensor([-1, 0, 0])), Forest.from_lengths([2, 2])], ids=str
+)
+def test_one_value_a_node_is_refused_where_edges_are_meant(forest: Forest) -> None:
+    for length in (forest.num_nodes, 1):
+        with pytest.raises(ValueError, match=rf"log_pf must have one entry per edge, shape \[{forest.num_edges}\]"):
+            oracle.terminating_distribution(forest, torch.zeros(length))
+        with pytest.raises(
+            ValueError, match=rf"log_reward must have one entry per leaf, shape \[{forest.num_leaves}\]"
+        ):
+            oracle.exact_flows(forest, torch.zeros(length))
+
+
+def test_nan_reaches_the_ends_below_it() -> None:
+    forest = Forest.from_parents(torch.tensor([-1, 0, 0, 1, 1]))
+    found = oracle.terminating_distribution(forest, torch.tensor([torch.nan, -1.0, -1.0, -2.0]))
+    assert found.isnan().tolist() == [False, True, True]
+    assert forest.subtree_logsumexp(torch.tensor([0, 0, 0, torch.nan, 0])).isnan().tolist() == [1, 1, 0, 1, 0]

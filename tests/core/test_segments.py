@@ -84,6 +84,40 @@ def test_a_maximum_does_not_hide_nan() -> None:
     torch.testing.assert_close(found, torch.tensor([torch.nan, 2.0]), equal_nan=True)
 
 
+@pytest.mark.parametrize("name", [*REDUCTIONS, "softmax"])
+def test_nan_is_not_hidden(name: str) -> None:
+    function = segments.softmax if name == "softmax" else REDUCTIONS[name][0]
+    for poisoned in ([torch.nan, 1.0], [1.0, torch.nan], [torch.nan, -torch.inf], [torch.inf, torch.nan]):
+        values = torch.tensor([*poisoned, 2.0])
+        found = function(values, Segments.from_ids(torch.tensor([0, 0, 1]), 2))
+        assert found.isnan().any(), (name, poisoned)
+        assert bool(found[-1].isfinite())
+
+
+@pytest.mark.parametrize("name", [*REDUCTIONS, "softmax"])
+def test_what_does_not_fit_segments_is_named(name: str) -> None:
+    function = segments.softmax if name == "softmax" else REDUCTIONS[name][0]
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match=rf"ids\[1\] is {wrong}, out of range: segments are 0 to 1"):
+            function(torch.ones(2), Segments.from_ids(torch.tensor([0, wrong]), 2))
+    two = Segments.from_ids(torch.tensor([0, 1]), 2)
+    for length in (1, 3):
+        with pytest.raises(ValueError, match=rf"one entry per item of the segments, shape \[2\]; got \[{length}\]"):
+            function(torch.ones(length), two)
+    with pytest.raises(ValueError, match="shape"):
+        function(torch.ones(5), Segments.from_offsets(torch.tensor([0, 2])))
+
+
+def test_ids_that_are_no_integers_are_named() -> None:
+    for ids in (torch.tensor([0.0]), torch.tensor([[0]]), torch.tensor([True])):
+        with pytest.raises(ValueError, match="ids must be a vector of int64"):
+            Segments.from_ids(ids, 1)
+    with pytest.raises(ValueError, match="count must be 0 or more"):
+        Segments.from_ids(torch.tensor([0]), -1)
+    with pytest.raises(ValueError, match=r"ids\[0\] is 3"):
+        _ = Segments.from_ids(torch.tensor([3]), 2).sizes
+
+
 def test_a_missing_backend_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch_scatter", None)
     with pytest.raises(ImportError, match="extra `scatter`"):

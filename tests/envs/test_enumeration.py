@@ -125,6 +125,44 @@ def test_wide_states_are_found_again() -> None:
     assert torch.equal(graph.index(graph.states), torch.arange(1 + 150 + comb(150, 2)))
 
 
+class Boards:
+    """Two boards of 64 squares, of which the last two of each can be occupied, in any order; a board is its bits."""
+
+    num_actions = 4
+    num_features = 4
+    initial_states = torch.zeros(1, 2, dtype=torch.int64)
+    column, bit = torch.tensor([0, 0, 1, 1]), torch.tensor([62, 63, 62, 63])
+
+    def features(self, states: Tensor) -> Tensor:
+        return self.backward_mask(states).float()
+
+    def forward_mask(self, states: Tensor) -> Tensor:
+        return ~self.backward_mask(states)
+
+    def backward_mask(self, states: Tensor) -> Tensor:
+        return (states[:, self.column] >> self.bit) & 1 == 1
+
+    def step(self, states: Tensor, actions: Tensor) -> Tensor:
+        square = torch.ones_like(actions) << self.bit[actions]
+        return states.scatter(
+            1, self.column[actions, None], states.gather(1, self.column[actions, None]) ^ square[:, None]
+        )
+
+    step_back = step
+
+    def log_reward(self, states: Tensor) -> Tensor:
+        return states.sum(1).double() * 1e-19
+
+
+def test_states_that_differ_in_bit_63_are_found_again() -> None:
+    graph = enumerate_states(Boards())
+    assert graph.dag.num_nodes == 16
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(graph.index(graph.states[order]), order)
+    with pytest.raises(ValueError, match=r"the state \[0, 1\] \(row 1\)"):
+        graph.index(torch.tensor([[0, 0], [0, 1]]))
+
+
 def test_strange_states_are_named() -> None:
     graph = enumerate_states(SetBuilding(numbers(4), 2))
     with pytest.raises(ValueError, match=r"the state \[1, 1, 1, 0\] \(row 1\) is none that the environment can reach"):

@@ -1,6 +1,7 @@
 """What each environment pays, by hand; what each constructor refuses."""
 
 import math
+from fractions import Fraction
 from itertools import product
 
 import pytest
@@ -22,15 +23,14 @@ from gflowdial.envs import (
 )
 
 
-@pytest.mark.parametrize("side", [4, 8, 11, 16])
+@pytest.mark.parametrize("side", range(2, 65))
 def test_hypergrid_pays_in_the_corners(side: int) -> None:
     grid = Hypergrid(2, side, r0=0.01, r1=0.4, r2=3.0)
     points = list(product(range(side), repeat=2))
     states = torch.tensor([[*point, 1] for point in points])
-    expected = []
-    for point in points:
-        u = [abs(x / (side - 1) - 0.5) for x in point]
-        expected.append(0.01 + 0.4 * all(v > 0.25 for v in u) + 3.0 * all(0.3 < v < 0.4 for v in u))
+    u = [abs(Fraction(x, side - 1) - Fraction(1, 2)) for x in range(side)]
+    corner, mode = [v > Fraction(1, 4) for v in u], [Fraction(3, 10) < v < Fraction(4, 10) for v in u]
+    expected = [0.01 + 0.4 * (corner[x] and corner[y]) + 3.0 * (mode[x] and mode[y]) for x, y in points]
     torch.testing.assert_close(grid.log_reward(states).exp(), torch.tensor(expected, dtype=torch.float64))
     # Whether it is worth stopping, points that have not stopped say alike.
     states[:, -1] = 0
@@ -41,6 +41,12 @@ def test_hypergrid_of_side_8_has_a_mode_of_one_point_in_each_corner() -> None:
     graph = enumerate_states(Hypergrid(2, 8))
     best = graph.states[graph.dag.terminals][graph.log_reward == graph.log_reward.max()]
     assert sorted(best[:, :-1].tolist()) == [[1, 1], [1, 6], [6, 1], [6, 6]]
+
+
+def test_hypergrid_of_side_16_has_four_modes() -> None:
+    log_reward = enumerate_states(Hypergrid(2, 16)).log_reward
+    assert int((log_reward > 0.9).sum()) == 4
+    assert math.isclose(float(log_reward.exp().sum()), 65.6, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [AppendBits, InsertBits])
@@ -126,6 +132,22 @@ def test_rewards_spread_over_the_sets_have_the_known_partition_function() -> Non
         polynomial = [1.0] + [polynomial[k] + weight * polynomial[k - 1] for k in (1, 2, 3)]
     graph = enumerate_states(SetBuilding(numbers(5), 3))
     assert math.isclose(float(graph.log_reward.logsumexp(0)), math.log(polynomial[3]), rel_tol=1e-12)
+
+
+def test_rewards_without_a_number_are_named() -> None:
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=r"log_reward\[1\] is"):
+            PerfectTree(2, torch.tensor([0.0, bad]))
+        with pytest.raises(ValueError, match=r"log_reward\[0\] is"):
+            GraphEnvironment(Dag.from_adjacency([[1], []]), torch.tensor([bad]))
+        with pytest.raises(ValueError, match=r"energies\[1\] is"):
+            SetBuilding(torch.tensor([0.0, bad]), 1)
+        with pytest.raises(ValueError, match="beta must be finite"):
+            AppendBits(MODES, beta=bad)
+        with pytest.raises(ValueError, match="must be positive and finite"):
+            Hypergrid(2, 4, r2=bad)
+    with pytest.raises(ValueError, match="must be positive and finite"):
+        Hypergrid(2, 4, r1=-0.2)
 
 
 def test_what_cannot_be_built_is_refused() -> None:

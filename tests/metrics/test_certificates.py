@@ -196,3 +196,8 @@ def test_a_stopping_rule_stops_at_its_bar_and_its_errors_add_up() -> None:
     assert rule.stops(torch.tensor([0.05, 0.1], dtype=torch.float64))
     with pytest.raises(ValueError, match=r"bar is 0.0: give"):
         StoppingRule(0.0)
+
+
+def test_a_bound_of_log_z_without_a_number_is_named() -> None:
+    with pytest.raises(ValueError, match=r"log_z\[0\] is nan"):
+        sampled_certificate(torch.zeros(3), log_z=torch.tensor([torch.nan]))

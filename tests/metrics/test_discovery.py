@@ -71,3 +71,14 @@ def test_what_cannot_be_had_is_refused() -> None:
             top_k(samples, log_reward, k)
     with pytest.raises(ValueError, match="k must be at least 2; got 1"):
         top_k_diversity(samples, log_reward, 1)
+
+
+def test_what_does_not_fit_the_samples_is_named() -> None:
+    samples = torch.tensor([[0], [1]])
+    with pytest.raises(ValueError, match=r"log_reward\[1\] is nan"):
+        top_k(samples, torch.tensor([0.0, torch.nan]), 1)
+    # Where shapes are checked at run time, as here, that check comes first.
+    with pytest.raises((ValueError, TypeError), match="log_reward"):
+        top_k(samples, torch.zeros(3), 1)
+    with pytest.raises((ValueError, TypeError), match="modes"):
+        modes_found(samples.expand(2, 2), torch.tensor([[0]]))

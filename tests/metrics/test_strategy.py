@@ -81,3 +81,10 @@ def test_many_confusions_at_once_have_the_measures_of_each(cells: list[int]) -> 
         true, predicted = labels(confusion)
         wanted = [accuracy(true, predicted), macro_f1(true, predicted, 4), preference_bias(true, predicted, 4)]
         assert found == pytest.approx(wanted, abs=1e-10)
+
+
+def test_actions_out_of_range_are_named() -> None:
+    for measure in (macro_f1, preference_bias, strategy_preferences):
+        for wrong in (-1, 3):
+            with pytest.raises(ValueError, match=rf"predicted\[1\] is {wrong}, out of range: actions are 0 to 2"):
+                measure([0, 1], [0, wrong], 3)

@@ -196,11 +196,16 @@ def nothing(states: Tensor) -> Tensor:
     return torch.full((len(states), 3), -torch.inf)
 
 
+def certain_beyond_measure(states: Tensor) -> Tensor:
+    right, stop = torch.tensor([torch.inf, -torch.inf, -torch.inf]), torch.tensor([-torch.inf, -torch.inf, 0.0])
+    return torch.where(states[:, :1] < 2, right, stop)
+
+
 def no_number(states: Tensor) -> Tensor:
     return torch.full((len(states), 3), torch.nan)
 
 
-@pytest.mark.parametrize("policy", [everything, past_the_end, nothing, no_number])
+@pytest.mark.parametrize("policy", [certain_beyond_measure, everything, past_the_end, nothing, no_number])
 def test_a_policy_that_lies_is_found_out(policy: Policy) -> None:
     environment = ENVIRONMENTS["hypergrid"]
     with pytest.raises(ValueError, match="gives no distribution over the valid actions of state"):
@@ -233,3 +238,26 @@ def test_a_way_back_to_no_initial_state_is_found_out() -> None:
     environment.initial_states = torch.tensor([[5, 5, 0]])
     with pytest.raises(ValueError, match=r"no action leads back from \[0, 0, 0\], yet it is no initial state"):
         sample_backward(environment, policy, torch.tensor([[1, 0, 1]]), generator=generator())
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_conditions_that_are_none_are_named(wrong: int) -> None:
+    environment = Hypergrid(2, 3)
+    policy = random_estimator(environment).forward_policy
+    with pytest.raises(ValueError, match=rf"condition\[1\] is {wrong}, out of range: initial states are 0 to 0"):
+        sample_forward(environment, policy, torch.tensor([0, wrong]), generator=generator())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_rewards_without_a_number_are_named(bad: float) -> None:
+    environment = Hypergrid(1, 3)
+    estimator = random_estimator(environment)
+    environment.log_reward = lambda states: torch.where(states[:, 0] == 1, bad, 0.0)  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"log R must be finite; that of the state \[1, 1\] is"):
+        sample_forward(environment, estimator.forward_policy, conditions(environment, 200), generator=generator())
+    ends = torch.tensor([[0, 1], [1, 1]])
+    with pytest.raises(ValueError, match=r"log R must be finite; that of the state \[1, 1\] is"):
+        sample_backward(environment, estimator.backward_policy, ends, generator=generator())
+    # Where shapes are checked at run time, as here, that check comes first.
+    with pytest.raises((ValueError, TypeError), match="log_reward"):
+        sample_backward(environment, estimator.backward_policy, ends, generator=generator(), log_reward=torch.zeros(1))

@@ -1,13 +1,17 @@
 """Trajectories that were read say at each edge what the estimator says of its state, and nothing of the rows around."""
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 from all_paths import ENVIRONMENTS
 from test_lockstep import conditions, generator, random_estimator
 
+from gflowdial import Forest
 from gflowdial.envs import Hypergrid, enumerate_states
 from gflowdial.estimators import TabularFlow
-from gflowdial.sampling import read_trajectories, sample_forward
+from gflowdial.sampling import Terminals, read_trajectories, sample_forward
 
 each_environment = pytest.mark.parametrize("name", ENVIRONMENTS)
 
@@ -172,3 +176,48 @@ def test_the_estimator_s_table_is_read_by_state() -> None:
     with torch.no_grad():
         moved.forward_scores[shuffle] = estimator.forward_scores
     torch.testing.assert_close(moved.forward_policy(graph.states), estimator.forward_policy(graph.states))
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_actions_that_the_environment_does_not_have_are_named(wrong: int) -> None:
+    environment = ENVIRONMENTS["hypergrid"]
+    estimator = random_estimator(environment)
+    sampled = sample_forward(environment, estimator.forward_policy, conditions(environment, 3), generator=generator())
+    actions = sampled.actions.clone()
+    actions[1] = wrong
+    with pytest.raises(ValueError, match=rf"actions\[1\] is {wrong}, out of range: actions are 0 to 2"):
+        read_trajectories(environment, estimator, replace(sampled, actions=actions))
+
+
+def test_trajectories_that_do_not_fit_their_forest_are_named() -> None:
+    environment = ENVIRONMENTS["hypergrid"]
+    policy = random_estimator(environment).forward_policy
+    sampled = sample_forward(environment, policy, conditions(environment, 3), generator=generator())
+    for name in ("actions", "log_reward", "condition"):
+        with pytest.raises(ValueError, match=f"{name} must have one entry per"):
+            replace(sampled, **{name: getattr(sampled, name)[1:]})
+    with pytest.raises(ValueError, match="states must have one row per node"):
+        replace(sampled, states=sampled.states[1:])
+    with pytest.raises(ValueError, match="one leaf a tree"):
+        replace(sampled, forest=Forest.from_parents(torch.tensor([-1, 0, 0])))
+    # Where shapes are checked at run time, as here, that check comes first.
+    with pytest.raises((ValueError, TypeError), match="log_reward"):
+        Terminals(sampled.states, sampled.log_reward, sampled.condition)
+
+
+def test_trajectories_of_inference_can_be_trained_on_and_loaded() -> None:
+    environment = ENVIRONMENTS["hypergrid"]
+    estimator = random_estimator(environment)
+    with torch.inference_mode():
+        sampled = sample_forward(
+            environment, estimator.forward_policy, conditions(environment, 3), generator=generator()
+        )
+    file = io.BytesIO()
+    torch.save(sampled, file)
+    file.seek(0)
+    for trajectories in (sampled, torch.load(file, weights_only=True)):
+        said = read_trajectories(environment, estimator, trajectories)
+        loss = (said["log_pf"].sum() * trajectories.log_reward.sum() - said["log_pb"].sum()).square()
+        assert all(
+            bool(x.grad_fn is None and x.isfinite().all()) for x in torch.autograd.grad(loss, estimator.forward_scores)
+        )
