@@ -248,7 +248,7 @@ def finding(environment: Environment, max_states: int = 200) -> str:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_faults_are_found(fault: type[Grid]) -> None:
     message = finding(fault())
-    assert message.startswith(f"{fault.__name__} breaks a law of environments: ")
+    assert message.startswith(f"{fault.__name__} breaks a law of environments (")
     assert FAULTS[fault] in message
     assert len(message) < 400
 
@@ -266,8 +266,9 @@ def test_walks_find_what_lies_beyond_the_nearest_states(fault: type[Grid]) -> No
 
 def test_the_reported_state_is_the_nearest_with_the_way_to_it() -> None:
     assert finding(BackwardMaskForgets()) == (
-        "BackwardMaskForgets breaks a law of environments: the masks disagree: action 1 leads from [0, 1, 0, 0] "
-        "(reached from initial state [0, 0, 0, 0] by actions 0) to [0, 1, 1, 0], whose backward mask forbids action 1."
+        "BackwardMaskForgets breaks a law of environments ('step_back undoes step'): the masks disagree: action 1 "
+        "leads from [0, 1, 0, 0] (reached from initial state [0, 0, 0, 0] by actions 0) to [0, 1, 1, 0], whose "
+        "backward mask forbids action 1."
     )
 
 
