@@ -167,16 +167,28 @@ def _repeatable(environment: Watched, found: Explored, states: Tensor) -> None: 
 def _alone(environment: Watched, found: Explored, states: Tensor) -> None:  # noqa: ARG001
     chosen = states[:: 1 + len(states) // ROWS_ALONE]
     for method, answer, asked in _answers(environment, chosen):
+        turned = getattr(environment, method)(*(argument.flip(0) for argument in asked)).flip(0)
         for row in range(len(answer)):
             arguments = [argument[row : row + 1] for argument in asked]
             alone = getattr(environment, method)(*arguments)[0]
-            same = torch.allclose(alone, answer[row]) if alone.is_floating_point() else torch.equal(alone, answer[row])
-            if not same:
+            if not _same(alone, answer[row]):
                 raise BrokenLawError(
                     f"rows are not independent: {method} answers {alone.tolist()} about "
                     f"{', '.join(str(argument[0].tolist()) for argument in arguments)} alone, but "
                     f"{answer[row].tolist()} among {len(answer)} rows"
                 )
+            if not _same(turned[row], answer[row]):
+                raise BrokenLawError(
+                    f"rows are not independent: {method} answers {turned[row].tolist()} about "
+                    f"{', '.join(str(argument[row].tolist()) for argument in asked)} in another order of rows, but "
+                    f"{answer[row].tolist()} before"
+                )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=max(1e-5, 4 * torch.finfo(one.dtype).eps))
 
 
 def _answers(environment: Watched, states: Tensor) -> list[tuple[str, Tensor, tuple[Tensor, ...]]]:

@@ -89,7 +89,7 @@ def check_loss(
     for narrower in order[order.index(policies) + 1 :]:
         if finding is None:
             return
-        if finding.raised is None and "at balance" not in finding.law:
+        if finding.raised is None and (finding.large or "at balance" not in finding.law):
             break
         other = search(narrower, shrink=finding.raised is not None)
         if other is None:

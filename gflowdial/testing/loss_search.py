@@ -27,12 +27,17 @@ Check = Callable[[LossCase], Violation | None]
 
 @dataclass(frozen=True)
 class Finding:
-    """The smallest case found against a law, and what was raised there, if anything was."""
+    """The smallest case found against a law, and what was raised there, if anything was.
+
+    Attributes:
+        large: whether only a forest that is large in some way breaks the law.
+    """
 
     law: str
     case: LossCase
     violation: Violation
     raised: Exception | None
+    large: bool = False
 
 
 def smallest_against(
@@ -101,7 +106,7 @@ def _grown(
             for size in range(1 if shrink else family.size, family.size + 1):
                 case = case_of(size)
                 if (broken := _broken(law, case)) is not None:
-                    return Finding(name, case, *broken)
+                    return Finding(name, case, *broken, large=True)
             detail = "it was broken once, and kept when asked again: the loss is not deterministic."
             return Finding(name, largest, Violation(detail, largest.flow), None)
     return None

@@ -176,7 +176,14 @@ class _Asked:
 
     def _unchanged(self, method: str, states: Sequence[Any], ask: Callable[[], Any]) -> Any:
         before = [self.key(state) for state in states]
-        answer = ask()
+        try:
+            answer = ask()
+        except Exception as error:
+            name = type(self.environment).__name__
+            raise BrokenLawError(
+                f"{name} breaks a law of search environments: {method} raised {type(error).__name__}: {error} about "
+                f"{_short(states)}."
+            ) from error
         for state, known in zip(states, before, strict=True):
             if self.key(state) != known:
                 self.broken(

@@ -62,6 +62,10 @@ def check_task(
             check(task)
         except BrokenLawError as broken:
             raise BrokenLawError(f"task {task.name!r} breaks a law of tasks ('{law}'): {broken}") from None
+        except Exception as error:
+            # Whatever a task raises of what it is asked is a finding.
+            what = f"it raised {type(error).__name__}: {error}"
+            raise BrokenLawError(f"task {task.name!r} breaks a law of tasks ('{law}'): {what}") from error
 
 
 def _scenes(task: Task) -> None:
