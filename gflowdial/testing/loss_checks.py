@@ -240,10 +240,9 @@ class LossLaws:
             if not self.close(before, after, case, other):
                 unit = "tree" if self.group is None else "group"
                 cause = (
-                    ""
-                    if amount == 1.0
-                    else " At 1·(i+1) it does not change: large numbers cancel, and precision is lost; sum differences "
-                    "of log F instead."
+                    " At 1·(i+1) it does not change: large numbers lose precision where they cancel, or meet a limit."
+                    if amount > 1
+                    else ""
                 )
                 return Violation(
                     f"it is {number(before)}, and {number(after)} once all three of {unit} i move by "
