@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.mutants import environments, estimators, losses, samplers, search_environments, tasks
+from benchmarks.mutants import (
+    environments,
+    estimators,
+    losses,
+    samplers,
+    search_environments,
+    sound_environments,
+    tasks,
+)
 from benchmarks.provenance import write_results, write_table
 from benchmarks.tables import table
 from gflowdial.testing import (
@@ -71,7 +79,7 @@ def sound() -> Checks:
     padded = {"padded tensors": lambda: check_loss(from_padded(losses.of_padded))}
     return {
         "check_loss": {**_of(check_loss, losses.SOUND), **padded},
-        "check_environment": _of(check_environment, _named(environments.Grid, *environments.SOUND)),
+        "check_environment": _of(check_environment, _named(environments.Grid, *sound_environments.SOUND)),
         "check_estimator": _of(_estimator, _named(estimators.Linear, *estimators.SOUND)),
         "check_search_environment": _of(_search, search_environments.SOUND),
         "check_task": _of(check_task, tasks.SOUND),

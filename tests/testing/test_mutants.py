@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.mutants import environments, estimators, language_models, losses, samplers, search_environments, tasks
+from benchmarks.mutants import (
+    environments,
+    estimators,
+    language_models,
+    losses,
+    samplers,
+    search_environments,
+    sound_environments,
+    tasks,
+)
 from gflowdial.envs import enumerate_states
 from gflowdial.testing import (
     check_environment,
@@ -98,13 +107,13 @@ def test_a_buffer_and_forgotten_features_are_named() -> None:
     assert "features do not tell states" in message
 
 
-@pytest.mark.parametrize("made", environments.SOUND, ids=lambda made: made.__name__)
+@pytest.mark.parametrize("made", sound_environments.SOUND, ids=lambda made: made.__name__)
 def test_sound_unusual_environments_pass(made: type[environments.Grid]) -> None:
     check_environment(made())
 
 
 def test_states_with_bit_63_can_be_enumerated_and_found() -> None:
-    graph = enumerate_states(environments.Bits())
+    graph = enumerate_states(sound_environments.Bits())
     assert torch.equal(graph.index(graph.states), torch.arange(len(graph.states)))
     assert int(graph.states.min()) < 0
 
