@@ -1,57 +1,63 @@
 """Laws of an environment: steps and masks that agree in both directions, ends that are reached, rows on their own."""
 
+from collections.abc import Sequence
+
 import torch
 
 from gflowdial.envs.environment import Environment
 from gflowdial.shapes import Tensor
-from gflowdial.testing.broken import BrokenLawError
+from gflowdial.testing.broken import BrokenLawError, kept_laws
 from gflowdial.testing.exploration import Explored, Watched, explore
+from gflowdial.testing.feature_laws import tell_apart
 
 ROWS_ALONE = 64
 """States that are asked about one by one, spread over those found."""
 
 
-def check_environment(environment: Environment, *, max_states: int = 1000, max_actions: int = 1000) -> None:
+def check_environment(
+    environment: Environment, *, max_states: int = 1000, max_actions: int = 1000, leave_out: Sequence[str] = ()
+) -> None:
     """Check that an environment keeps the protocol, on its nearest states and on walks to the end.
 
-    States are found in breadth from the initial ones, so the first that breaks a law is among the nearest. The laws:
+    States are found in breadth from the initial ones, so the first that breaks a law is among the nearest. Whatever is
+    asked, answers have the shapes and dtypes of the protocol, no method changes its argument or an earlier answer, a
+    state belongs to one condition, and walks end. The other laws, by name:
 
-    - answers have the shapes and dtypes of the protocol, no method changes its argument, and none answers differently
-      when asked again;
-    - a state belongs to one condition, and initial states have no backward action;
-    - after ``step(s, a)`` the backward mask allows a, and ``step_back`` gives s;
-    - after ``step_back(s', a)`` the forward mask allows a, and ``step`` gives s'; the state is one that trajectories
-      reach;
-    - no action leads round in a circle, and every walk ends;
-    - features are finite, and so is log R at every end;
-    - what is said of a row does not depend on the other rows.
+    - "initial states": they have no backward action;
+    - "step_back undoes step": after ``step(s, a)`` the backward mask allows a, and ``step_back`` gives s;
+    - "step undoes step_back": after ``step_back(s', a)`` the forward mask allows a, and ``step`` gives s'; the state is
+      one that trajectories reach;
+    - "no circles": no action leads round in a circle;
+    - "finite": features are, and so is log R at every end;
+    - "the same again": no method answers differently when asked again;
+    - "rows alone": what is said of a row does not depend on the other rows;
+    - "features tell states apart": two states that are not terminal and have the same features have the same actions,
+      and as far as it can be seen the same exact policy and flow, which a network cannot tell apart there.
 
     Args:
         environment: what to check.
         max_states: how many states are looked at in breadth. An environment with more is checked on these and on a few
             random walks to the end, which cannot show all of it.
         max_actions: a walk of more actions counts as one without end.
+        leave_out: names of laws that are not checked.
 
     Raises:
         AssertionError: with the law, the state, how to get there, and what was answered.
+        ValueError: ``leave_out`` names no law.
     """
+    laws = kept_laws(_LAWS, leave_out)
     name = type(environment).__name__
-    watched = Watched(environment)
+    watched, law = Watched(environment), "the protocol"
     try:
         found = explore(watched, max_states, max_actions)
         states = found.tensor
-        _initial(watched)
-        _there_and_back(watched, found, states)
-        _back_and_there(watched, found, states)
-        _no_circle(watched, found, states)
-        _finite(watched, found, states)
-        _repeatable(watched, states)
-        _alone(watched, states)
+        for law, check in laws.items():  # noqa: B007 (named below)
+            check(watched, found, states)
     except BrokenLawError as broken:
-        raise BrokenLawError(f"{name} breaks a law of environments: {broken}.") from None
+        raise BrokenLawError(f"{name} breaks a law of environments ('{law}'): {broken}.") from None
 
 
-def _initial(environment: Watched) -> None:
+def _initial(environment: Watched, found: Explored, states: Tensor) -> None:  # noqa: ARG001
     initial = environment.initial_states
     for i in torch.nonzero(environment.backward_mask(initial).any(1)).squeeze(1).tolist()[:1]:
         raise BrokenLawError(f"the initial state {initial[i].tolist()} has a backward action")
@@ -144,7 +150,7 @@ def _finite(environment: Watched, found: Explored, states: Tensor) -> None:
         raise BrokenLawError(f"log_reward is {float(reward[i])} at the end {list(found.states[end])}, {found.way(end)}")
 
 
-def _repeatable(environment: Watched, states: Tensor) -> None:
+def _repeatable(environment: Watched, found: Explored, states: Tensor) -> None:  # noqa: ARG001
     for (method, answer, _), (_, again, _) in zip(
         _answers(environment, states), _answers(environment, states), strict=True
     ):
@@ -158,19 +164,31 @@ def _repeatable(environment: Watched, states: Tensor) -> None:
                 break
 
 
-def _alone(environment: Watched, states: Tensor) -> None:
+def _alone(environment: Watched, found: Explored, states: Tensor) -> None:  # noqa: ARG001
     chosen = states[:: 1 + len(states) // ROWS_ALONE]
     for method, answer, asked in _answers(environment, chosen):
+        turned = getattr(environment, method)(*(argument.flip(0) for argument in asked)).flip(0)
         for row in range(len(answer)):
             arguments = [argument[row : row + 1] for argument in asked]
             alone = getattr(environment, method)(*arguments)[0]
-            same = torch.allclose(alone, answer[row]) if alone.is_floating_point() else torch.equal(alone, answer[row])
-            if not same:
+            if not _same(alone, answer[row]):
                 raise BrokenLawError(
                     f"rows are not independent: {method} answers {alone.tolist()} about "
                     f"{', '.join(str(argument[0].tolist()) for argument in arguments)} alone, but "
                     f"{answer[row].tolist()} among {len(answer)} rows"
                 )
+            if not _same(turned[row], answer[row]):
+                raise BrokenLawError(
+                    f"rows are not independent: {method} answers {turned[row].tolist()} about "
+                    f"{', '.join(str(argument[row].tolist()) for argument in asked)} in another order of rows, but "
+                    f"{answer[row].tolist()} before"
+                )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=max(1e-5, 4 * torch.finfo(one.dtype).eps))
 
 
 def _answers(environment: Watched, states: Tensor) -> list[tuple[str, Tensor, tuple[Tensor, ...]]]:
@@ -195,3 +213,15 @@ def _answers(environment: Watched, states: Tensor) -> list[tuple[str, Tensor, tu
 def _step(found: Explored, states: Tensor, row: Tensor, action: Tensor, i: int) -> str:
     state = int(row[i])
     return f"action {int(action[i])} leads from {states[state].tolist()} ({found.way(state)})"
+
+
+_LAWS = {
+    "initial states": _initial,
+    "step_back undoes step": _there_and_back,
+    "step undoes step_back": _back_and_there,
+    "no circles": _no_circle,
+    "finite": _finite,
+    "the same again": _repeatable,
+    "rows alone": _alone,
+    "features tell states apart": tell_apart,
+}

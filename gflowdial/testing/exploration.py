@@ -22,6 +22,8 @@ class Watched:
     """
 
     environment: Environment
+    last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """By method its last answer, and a copy made when it came."""
 
     @property
     def num_actions(self) -> int:
@@ -67,6 +69,15 @@ class Watched:
         ask: Callable[..., Tensor] = getattr(self.environment, method)
         given = [argument.clone() for argument in arguments]
         answer = ask(*given)
+        if not isinstance(answer, Tensor):
+            raise BrokenLawError(f"{method} answers a {type(answer).__name__}, no tensor")
+        for name, (earlier, copy) in self.last.items():
+            if not torch.equal(earlier.nan_to_num(), copy.nan_to_num()):
+                raise BrokenLawError(
+                    f"{method} changes what {name} has answered before: a method returns a buffer of its own, which "
+                    "later calls write into; return a new tensor"
+                )
+        self.last[method] = (answer, answer.clone())
         for before, after in zip(arguments, given, strict=True):
             if not torch.equal(before, after):
                 row = int(torch.nonzero((before != after).reshape(len(before), -1).any(1))[0])
@@ -80,6 +91,8 @@ class Watched:
             raise BrokenLawError(f"{method} answers shape {list(answer.shape)} where {list(shape)} is due")
         if not fits:
             raise BrokenLawError(f"{method} answers {answer.dtype} where {wanted} is due")
+        if answer.device != arguments[0].device:
+            raise BrokenLawError(f"{method} answers on {answer.device} about states on {arguments[0].device}")
         return answer
 
 

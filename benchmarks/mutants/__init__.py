@@ -1,0 +1,1 @@
+"""Planted faults that checkers must find, and unusual implementations that they must pass."""
