@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gflowdial import Forest, losses, segments
+from gflowdial.losses.reduction import Over
 from gflowdial.losses.subtrajectory import pair_mean
 from gflowdial.segments import Segments
 
@@ -167,7 +168,7 @@ def wrong_decay(log_flow: Tensor, log_pf: Tensor, log_pb: Tensor, log_reward: Te
     """SubTB whose ratio is discounted too."""
     flow = log_flow.index_copy(0, forest.leaves, log_reward)
     delta = flow[forest.edge_child] - flow[forest.edge_parent] - 0.9 * (log_pf - log_pb)
-    return pair_mean(delta, forest, 0.9, "unique", torch.square)
+    return pair_mean(delta, forest, 0.9, "unique", torch.square, Over(forest))
 
 
 FAULTS: dict[Loss, str] = {
