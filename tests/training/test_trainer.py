@@ -111,7 +111,7 @@ def test_the_heads_have_a_learning_rate_of_their_own(
 
 def test_weights_trained_in_full_are_none_of_the_heads(tiny_llama: Build, tmp_path: Path) -> None:
     tiny = trainer(tiny_llama, tmp_path, head_learning_rate=0.3, weight_decay=0.01)
-    tiny.model = LanguageModelPolicy(tiny_llama(0), range(10, 10 + ACTIONS), reference=True)
+    tiny.model = LanguageModelPolicy(tiny_llama(0), range(10, 10 + ACTIONS), reference="initial")
     whole, heads = tiny.create_optimizer().param_groups
     assert (whole["lr"], heads["lr"]) == (1e-2, 0.3)
     assert {id(p) for p in whole["params"]} == {id(p) for p in tiny.model.language_model.parameters()}
