@@ -119,13 +119,13 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "head of other names": _policy(_wrong_head),
     "nothing is trained": _policy(_frozen),
     "values are NaN": _policy(_not_finite),
-    "a window that is lost": _policy(lambda policy: None, windowed),  # noqa: ARG005
 }
 SOUND: dict[str, Callable[[], Any]] = {
     "Llama": lambda: check_language_model(llama()),
     "Mistral with a window, by itself": lambda: check_language_model(windowed()),
     "learned positions": lambda: check_language_model(gpt2()),
     "a policy": _policy(lambda policy: None),  # noqa: ARG005
+    "a policy on a window": _policy(lambda policy: None, windowed),  # noqa: ARG005
     "a policy on learned positions": _policy(lambda policy: None, gpt2),  # noqa: ARG005
     "a policy of one token each": lambda: check_language_model(LanguageModelPolicy.with_lora(llama(), [7, 8], rank=2)),
     "a policy with conditions": lambda: check_language_model(

@@ -81,8 +81,6 @@ TRAJECTORIES: dict[str, Callable[[Trajectories], Trajectories]] = {
     "reward that is no number": lambda w: replace(w, log_reward=w.log_reward * torch.nan),
     "a condition that is none": lambda w: replace(w, condition=w.condition + 5),
     "actions in floats": lambda w: replace(w, actions=w.actions.double()),
-    "one reward too few": lambda w: replace(w, log_reward=w.log_reward[1:]),
-    "no chains": lambda w: replace(w, forest=Forest.from_parents((w.forest.parent - 1).clamp(min=-1))),
 }
 
 
