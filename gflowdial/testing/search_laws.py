@@ -96,7 +96,7 @@ class _Asked:
             name = type(self.environment).__name__
             raise BrokenLawError(f"{name} breaks a law of search environments ('{law}'): {what}.")
 
-    def log_prior(self, states: Sequence[Any]) -> NDArray[np.float64]:
+    def log_prior(self, states: Sequence[Any]) -> NDArray[np.floating[Any]]:
         answer = self._unchanged("log_prior", states, lambda: self.environment.log_prior(states))
         expected = (len(states), self.environment.num_actions)
         if not isinstance(answer, np.ndarray) or not np.issubdtype(answer.dtype, np.floating):
@@ -157,7 +157,7 @@ class _Asked:
             self.broken("returns", f"trajectory_return is {answer!r} of {_short(list(rewards))} and {_short(state)}")
         return float(answer)
 
-    def _transitions(self, where: str, row: list[Transition[Any]], chance: bool) -> None:
+    def _transitions(self, where: str, row: list[Any], chance: bool) -> None:
         if not row:
             self.broken("transitions", f"{where} has no outcome")
         for transition in row:
@@ -187,7 +187,8 @@ class _Asked:
         for state, known in zip(states, before, strict=True):
             if self.key(state) != known:
                 self.broken(
-                    "states are values", f"{method} changes a state that it is given; it is {_short(state)} now"
+                    "states are values",
+                    f"{method} changes a state that it is given, or fills a buffer of its own anew; it is {_short(state)} now",
                 )
         for origin, state, known in self.answered:
             if self.key(state) != known:
@@ -247,7 +248,7 @@ def _questions(asked: _Asked) -> tuple[list[Any], NDArray[np.int64]]:
     return states, np.take_along_axis(order, first[:, None], 1)[:, 0]
 
 
-def _read(asked: _Asked, states: list[Any], actions: NDArray[np.int64]) -> list[tuple[NDArray[np.float64], Any]]:
+def _read(asked: _Asked, states: list[Any], actions: NDArray[np.int64]) -> list[tuple[NDArray[np.floating[Any]], Any]]:
     prior, found = asked.log_prior(states), asked.outcomes(states, actions)
     kept = [[(asked.key(t.state), t.reward, bool(t.ended), t.probability) for t in row] for row in found]
     return list(zip(prior, kept, strict=True))
