@@ -141,9 +141,8 @@ class LossLaws:
     def positive(self, case: LossCase) -> Violation | None:
         forest, (edges, leaves) = case.flow.forest, self.can_be_off(case)
         base = max(0.0, float(self.value(case.flow, case)))
-        off_by_rounding = 100 * self.rounding(case.flow, case)
-        # What is more than rounding is a constant, which may be there where "zero at balance" is left out.
-        noise = min(base, max(ZERO, off_by_rounding**2))
+        rounding = self.rounding(case.flow, case)
+        noise = min(base, 64 * rounding**2)
         for name, places, depth in (
             ("log_pf", edges, forest.depth[forest.edge_child]),
             ("log_pb", edges, forest.depth[forest.edge_child]),
@@ -156,7 +155,7 @@ class LossLaws:
             tried = [(at, amount) for at in dict.fromkeys((drawn, deepest, int(places[-1]))) for amount in (1.0, -1.0)]
             for at, amount in [*tried, *((drawn, amount) for amount in AMOUNTS)]:
                 off = _off(case, name, at, amount)  # type: ignore[arg-type]
-                if off is None or abs(amount) <= off_by_rounding:
+                if off is None or abs(amount) <= 100 * rounding:
                     continue
                 result = float(self.value(off, case))
                 if not result > base + noise + ZERO * min(1.0, amount**2):
@@ -164,19 +163,26 @@ class LossLaws:
         return self.opposed(case)
 
     def opposed(self, case: LossCase) -> Violation | None:
-        """Two actions out of one state are off in opposite directions, which no path and no mean may cancel."""
-        first, second = case.flow.forest.sibling_pairs
+        """Actions out of one state are off, two in opposite directions or all by the same, which no mean may cancel."""
+        forest = case.flow.forest
+        first, second = forest.sibling_pairs
         if not len(first):
             return None
-        log_pf = case.flow.log_pf.clone()
-        log_pf[first[0]] += 1.0
-        log_pf[second[0]] -= 1.0
-        off = _with(case.flow, {"log_pf": case.policy(log_pf)})
-        result = float(self.value(off, case))
-        if result > self.zero_of(case):
-            return None
-        up, down = int(first[0]), int(second[0])
-        return Violation(f"it is {number(result)}, but log_pf[{up}] is off by 1 and log_pf[{down}] by -1.", off)
+        up, down, state = int(first[0]), int(second[0]), int(forest.edge_parent[first[0]])
+        apart, together = torch.zeros_like(case.flow.log_pf), (forest.edge_parent == state).to(case.flow.log_pf)
+        apart[up], apart[down] = 1.0, -1.0
+        tried = {f"log_pf[{up}] is off by 1 and log_pf[{down}] by -1": apart}
+        paths = torch.bincount(case.groups[forest.leaf_tree])[case.groups[forest.tree[state]]]
+        if self.group is None or int(forest.leaves_below[state]) < int(paths):
+            tried[f"log_pf of all actions out of node {state} is off by 1"] = together
+        for what, change in tried.items():
+            log_pf = case.policy(case.flow.log_pf + change)
+            off = _with(case.flow, {"log_pf": log_pf})
+            # Policies that stay normalised cannot be off by the same everywhere.
+            moved = float((log_pf - case.flow.log_pf).abs().max()) > 0.1
+            if moved and not (result := float(self.value(off, case))) > self.zero_of(case):
+                return Violation(f"it is {number(result)}, but {what}.", off)
+        return None
 
     def can_be_off(self, case: LossCase) -> tuple[Tensor, Tensor]:
         """The edges, and the leaves below a root, whose value can be off by itself."""

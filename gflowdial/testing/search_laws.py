@@ -187,7 +187,9 @@ class _Asked:
         for state, known in zip(states, before, strict=True):
             if self.key(state) != known:
                 self.broken(
-                    "states are values", f"{method} changes a state that it is given; it is {_short(state)} now"
+                    "states are values",
+                    f"{method} changes a state that it is given, or fills a buffer of its own anew; "
+                    f"it is {_short(state)} now",
                 )
         for origin, state, known in self.answered:
             if self.key(state) != known:

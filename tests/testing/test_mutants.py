@@ -27,6 +27,8 @@ from gflowdial.testing import (
 )
 
 LOSSES = losses.faults()
+# The run-time type checker of the tests refuses these first.
+BY_TYPE = (estimators.PolicyInIntegers, "actions in floats", "truth values of NumPy")
 # One of each kind; `python -m benchmarks mutations` tries all.
 LARGE = {
     "δ: nothing deeper than 200": "positive off balance",
@@ -39,10 +41,6 @@ LARGE = {
     "δ: dead zone": "positive off balance",
     "δ: periodic": "positive off balance",
 }
-
-
-# What the tests' run-time type checker refuses before a law can be looked at.
-MISTYPED = {"PolicyInIntegers", "bare tuples", "actions in floats", "truth values of NumPy"}
 
 
 def refusal(check: Callable[[], object]) -> str:
@@ -123,9 +121,7 @@ def test_states_with_bit_63_can_be_enumerated_and_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [fault for fault in estimators.MORE_FAULTS if fault.__name__ not in MISTYPED],
-    ids=lambda fault: fault.__name__,
+    "fault", [f for f in estimators.MORE_FAULTS if f not in BY_TYPE], ids=lambda fault: fault.__name__
 )
 def test_estimators(fault: type[estimators.Linear]) -> None:
     message = refusal(lambda: check_estimator(fault(), estimators.GRID))
@@ -146,11 +142,10 @@ def test_search_environments(name: str) -> None:
 
 def test_a_search_environments_buffer_is_named() -> None:
     world = search_environments.OwnBuffer()
-    message = refusal(lambda: check_search_environment(world, world.roots))
-    assert "('states are values'): step changes a state that it is given" in message
+    assert "a buffer of its own" in refusal(lambda: check_search_environment(world, world.roots))
 
 
-@pytest.mark.parametrize("name", sorted({*search_environments.SOUND} - MISTYPED))
+@pytest.mark.parametrize("name", [name for name in search_environments.SOUND if name not in BY_TYPE])
 def test_sound_unusual_search_environments_pass(name: str) -> None:
     world = search_environments.SOUND[name]
     check_search_environment(world, world.roots)
@@ -171,7 +166,7 @@ def test_tasks_refuse_roles_that_they_do_not_have() -> None:
         check_task(tasks.TASK, roles=["local"])
 
 
-@pytest.mark.parametrize("name", sorted({*samplers.TRAJECTORIES} - MISTYPED))
+@pytest.mark.parametrize("name", [name for name in samplers.TRAJECTORIES if name not in BY_TYPE])
 def test_trajectories(name: str) -> None:
     message = refusal(samplers.FAULTS["check_trajectories"][name])
     assert message.startswith("the trajectories break a law ('")
