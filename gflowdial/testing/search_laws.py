@@ -188,7 +188,8 @@ class _Asked:
             if self.key(state) != known:
                 self.broken(
                     "states are values",
-                    f"{method} changes a state that it is given, or fills a buffer of its own anew; it is {_short(state)} now",
+                    f"{method} changes a state that it is given, or fills a buffer of its own anew; it is now "
+                    f"{_short(state)}",
                 )
         for origin, state, known in self.answered:
             if self.key(state) != known:
