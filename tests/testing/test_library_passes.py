@@ -57,7 +57,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses(name: str) -> None:
-    check_loss(LOSSES[name], max_examples=10)
+    check_loss(LOSSES[name], max_examples=5)
 
 
 def forward_looking(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -124,11 +124,11 @@ def variance(
 )
 def test_losses_that_take_more(loss: Callable[..., Tensor]) -> None:
     # Numbers that depend on a node's number would make these adapters depend on it.
-    check_loss(loss, over_trees="other", max_examples=10)
+    check_loss(loss, over_trees="other", max_examples=5)
 
 
 def test_log_partition_variance() -> None:
-    check_loss(variance, group="group", max_examples=10)
+    check_loss(variance, group="group", max_examples=5)
 
 
 def estimators(environment: Environment, graph: envs.StateGraph) -> dict[str, Callable[[], object]]:

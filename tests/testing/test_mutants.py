@@ -74,6 +74,7 @@ def test_losses_of_padded_batches_need_no_forests() -> None:
     assert "breaks the law" in refusal(lambda: check_loss(from_padded(short), max_examples=5))
 
 
+@pytest.mark.slow
 def test_a_loss_that_renormalises_is_told_which_policies_it_is_for() -> None:
     from gflowdial import segments
     from gflowdial.losses import detailed_balance
