@@ -36,8 +36,8 @@ Trees = list[SearchTree[DialogueState]]
 Watched = Mapping[str, Sequence[EnumeratedScene]]
 """By part, "train" and "eval", scenes with all conversations."""
 
-_WATCHED = 8
-"""How many scenes of a part are played through at an evaluation, at most."""
+_WATCHED = {"train": 3, "eval": 8}
+"""How many scenes of a part are played through at an evaluation, at most. Those of validation choose the weights."""
 HISTORY = "history.json"
 
 
@@ -260,7 +260,9 @@ def watched_scenes(setting: Setting) -> Watched | None:
     if scenes is None or not evaluated or not setting.is_enumerable:
         return None
     parts = {"train": scenes.train, "eval": scenes.validation}
-    return {name: [enumerated_scene(setting, scene) for scene in part[:_WATCHED]] for name, part in parts.items()}
+    return {
+        name: [enumerated_scene(setting, scene) for scene in part[: _WATCHED[name]]] for name, part in parts.items()
+    }
 
 
 def _measure(
