@@ -104,11 +104,15 @@ AnyEnvironment: TypeAlias = SearchEnvironment[State] | ChanceEnvironment[State]
 """What `search` and `enumerate_tree` take."""
 
 
-class _Counted(Generic[State]):
-    """What both kinds of counted environments share; see `count_steps`."""
+class Forwarding(Generic[State]):
+    """An environment that answers as another does; subclasses add ``step`` or ``outcomes``.
 
-    def __init__(self, environment: AnyEnvironment[State], key: Callable[[State], Hashable], steps: Counter[Hashable]):
-        self._environment, self._key, self._steps = environment, key, steps
+    Args:
+        environment: the one that answers.
+    """
+
+    def __init__(self, environment: AnyEnvironment[State]) -> None:
+        self._environment = environment
 
     @property
     def num_actions(self) -> int:
@@ -123,6 +127,14 @@ class _Counted(Generic[State]):
 
     def trajectory_return(self, rewards: Sequence[float], state: State) -> float:
         return self._environment.trajectory_return(rewards, state)
+
+
+class _Counted(Forwarding[State]):
+    """What both kinds of counted environments share; see `count_steps`."""
+
+    def __init__(self, environment: AnyEnvironment[State], key: Callable[[State], Hashable], steps: Counter[Hashable]):
+        super().__init__(environment)
+        self._key, self._steps = key, steps
 
 
 class _CountedSteps(_Counted[State]):

@@ -1,11 +1,12 @@
 """Environments that change states in place, noticed while they are searched."""
 
 import reprlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import Error as CopyError
 from copy import deepcopy
-from typing import Any, Generic, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,11 +15,10 @@ from numpy.typing import NDArray
 from gflowdial.search.environment import (
     AnyEnvironment,
     ChanceEnvironment,
-    ReturnRange,
+    Forwarding,
     SearchEnvironment,
     State,
     Transition,
-    return_range,
 )
 
 
@@ -51,31 +51,23 @@ def watched(environment: AnyEnvironment[State], roots: Sequence[State]) -> Itera
         world.check_all()
 
 
-class _Watched(Generic[State]):
+class _Watched(Forwarding[State], ABC):
     """What both kinds of watched environments share: a copy of each state, by the state's identity."""
 
     def __init__(self, environment: AnyEnvironment[State], roots: Sequence[State]) -> None:
-        self._environment = environment
+        super().__init__(environment)
         # The state itself is kept too, so that no other one gets its identity.
         self._copies: dict[int, tuple[State, State]] = {}
         for root in roots:
             self._keep(root)
 
-    @property
-    def num_actions(self) -> int:
-        return self._environment.num_actions
-
-    @property
-    def return_range(self) -> ReturnRange:
-        return return_range(self._environment)
-
     def log_prior(self, states: Sequence[State]) -> NDArray[np.float64]:
-        answer = self._environment.log_prior(states)
+        answer = super().log_prior(states)
         self._check(states, "log_prior")
         return answer
 
     def trajectory_return(self, rewards: Sequence[float], state: State) -> float:
-        answer = self._environment.trajectory_return(rewards, state)
+        answer = super().trajectory_return(rewards, state)
         self._check([state], "trajectory_return")
         return answer
 
@@ -131,8 +123,9 @@ class _Watched(Generic[State]):
                 "alone with another state: return a new state per row"
             )
 
+    @abstractmethod
     def _ask(self, states: Sequence[State], actions: NDArray[np.int64]) -> list[Sequence[Transition[State]]]:
-        raise NotImplementedError
+        """What the environment answers, as outcomes."""
 
 
 class _WatchedSteps(_Watched[State]):
