@@ -20,6 +20,7 @@ from gflowdial.dialogue.runs import Run, whole
 from gflowdial.dialogue.searching import SeedJob
 from gflowdial.dialogue.setting import Setting
 from gflowdial.dialogue.values import Scene
+from gflowdial.estimators.packing import prefix_lengths
 from gflowdial.search import SearchTree
 
 
@@ -129,9 +130,7 @@ def _check_lengths(found: Sequence[SearchTree[DialogueState]], setting: Setting)
     training = setting.config.training
     read_leaves = any(method_of(setting, name).read_leaves for name in training.methods)
     for tree in found:
-        length: list[int] = []
-        for above, tokens in zip(tree.forest.parent.tolist(), setting.encoder.tree_tokens(tree), strict=True):
-            length.append(len(tokens) + (length[above] if above >= 0 else 0))
+        length = prefix_lengths(tree.forest.parent.tolist(), setting.encoder.tree_tokens(tree))
         read = torch.ones_like(tree.ended) if read_leaves else tree.forest.num_children > 0
         needed = max((n for n, is_read in zip(length, read.tolist(), strict=True) if is_read), default=0)
         needed += len(setting.encoder.branch)

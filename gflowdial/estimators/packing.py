@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gflowdial.shapes import Bool, Int, Tensor
 
-__all__ = ["Attention", "PackedPrefixes", "pack_prefixes", "packed_tokens"]
+__all__ = ["Attention", "PackedPrefixes", "pack_prefixes", "packed_tokens", "prefix_lengths"]
 
 Attention = Literal["sdpa", "flex"]
 """How a language model attends along packed prefixes.
@@ -145,6 +145,14 @@ def packed_tokens(
     """How many tokens `pack_prefixes` makes of the same arguments."""
     _, below = _sizes(parent, tokens, read, [branch, *continuations])
     return int(sum(below[node] for node, above in enumerate(parent) if above < 0))
+
+
+def prefix_lengths(parent: Sequence[int], tokens: Sequence[Sequence[int]]) -> list[int]:
+    """How many tokens the prefix of each node has, its own among them; parents come before their children."""
+    lengths: list[int] = []
+    for above, own in zip(parent, tokens, strict=True):
+        lengths.append(len(own) + (lengths[above] if above >= 0 else 0))
+    return lengths
 
 
 def _sizes(

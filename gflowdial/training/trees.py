@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from gflowdial import segments
-from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes, packed_tokens
+from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes, packed_tokens, prefix_lengths
 from gflowdial.forest import Forest
 from gflowdial.search.tree import SearchTree
 from gflowdial.segments import Segments
@@ -179,7 +179,7 @@ class TreeCollator:
         part: list[EncodedTree] = []
         total = 0
         for each in trees:
-            tokens, _ = self.size(each)
+            tokens = self._packed_tokens(each)
             if part and total + tokens > self.tokens_per_pass:
                 yield part
                 part, total = [], 0
@@ -190,13 +190,12 @@ class TreeCollator:
 
     def size(self, each: EncodedTree) -> tuple[int, int]:
         """How many tokens a tree is packed into, and at most how many its longest prefix has."""
-        parent, read = each.tree.forest.parent.tolist(), self.reads(each.tree).tolist()
-        tokens = packed_tokens(parent, each.tokens, read, self.branch, self.continuations)
-        length: list[int] = []
-        for above, own in zip(parent, each.tokens, strict=True):
-            length.append(len(own) + (length[above] if above >= 0 else 0))
         tail = len(self.branch) + max(map(len, self.continuations), default=0)
-        return tokens, max(length) + tail
+        return self._packed_tokens(each), max(prefix_lengths(each.tree.forest.parent.tolist(), each.tokens)) + tail
+
+    def _packed_tokens(self, each: EncodedTree) -> int:
+        parent, read = each.tree.forest.parent.tolist(), self.reads(each.tree).tolist()
+        return packed_tokens(parent, each.tokens, read, self.branch, self.continuations)
 
     def reads(self, tree: SearchTree[Any]) -> Bool[Tensor, " nodes"]:
         """Which nodes' states are read, ``[nodes]``."""
