@@ -17,9 +17,9 @@ from gflowdial.estimators.condition import Conditioned
 from gflowdial.estimators.exactness import evaluating, exact_way
 from gflowdial.estimators.model_files import load_model, load_model_weights, load_with_adapters, save_model
 from gflowdial.estimators.name_trie import NameTrie
-from gflowdial.estimators.output_layer import OutputLayer, softly_capped
+from gflowdial.estimators.output_layer import OutputLayer
 from gflowdial.estimators.packing import Attention, PackedPrefixes
-from gflowdial.estimators.tree_attention import read_packed
+from gflowdial.estimators.tree_attention import read_packed, softly_capped
 from gflowdial.shapes import Float, Tensor
 
 try:

@@ -5,17 +5,12 @@ from typing import Any
 
 import torch
 
-from gflowdial.estimators.tree_attention import decoder_of
+from gflowdial.estimators.tree_attention import decoder_of, softly_capped
 from gflowdial.shapes import Float, Tensor
 
-__all__ = ["OutputLayer", "softly_capped"]
+__all__ = ["OutputLayer"]
 
 _PROBES = (0.0, 2.0**-10, -(2.0**-10), 1.0, -1.0, 8.0, -8.0, 64.0, -64.0, 2.0**16)
-
-
-def softly_capped(logits: Float[Tensor, "*rows tokens"], softcap: float | None) -> Float[Tensor, "*rows tokens"]:
-    """c·tanh(logits / c), or the logits themselves without a cap."""
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise ImportError("attention along prefixes needs the extra `lm`: pip install 'gflowdial[lm]'") from error
 
-__all__ = ["TreeMask", "Way", "decoder_of", "read_packed", "remember_tree_attention"]
+__all__ = ["TreeMask", "Way", "decoder_of", "read_packed", "remember_tree_attention", "softly_capped"]
 
 Way = Literal["sdpa", "flex", "own"]
 """As in `Attention`; ``"own"``: by the model's own attention, under a mask over all pairs."""
@@ -333,6 +333,11 @@ def _attend_in_blocks(
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
+def softly_capped(logits: Float[Tensor, "*rows keys"], softcap: float | None) -> Float[Tensor, "*rows keys"]:
+    """c·tanh(logits / c), or the logits themselves without a cap."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
 def _attend_softly(softcap: float) -> Callable[..., Tensor]:
     """`scaled_dot_product_attention` with products q·k replaced by c·tanh(q·k / c)."""
 
@@ -340,8 +345,7 @@ def _attend_softly(softcap: float) -> Callable[..., Tensor]:
         query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor, dropout_p: float, scale: float | None
     ) -> Tensor:
         products = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scale is None else scale)
-        capped = softcap * torch.tanh(products / softcap)
-        weights = softmax(capped + attn_mask, dim=-1, dtype=torch.float32).to(query.dtype)
+        weights = softmax(softly_capped(products, softcap) + attn_mask, dim=-1, dtype=torch.float32).to(query.dtype)
         return drop(weights, dropout_p) @ value
 
     return attend
