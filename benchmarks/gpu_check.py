@@ -10,16 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, set_seed
 
-from benchmarks.measure import device, finish
+from benchmarks.measure import device, finish, peak_extra_mib
 from benchmarks.provenance import write_results, write_table
 from benchmarks.tables import table
 from examples.aflow_esc.scenes import bundled_scenes
@@ -36,6 +36,7 @@ from gflowdial.estimators.packing import PackedPrefixes, pack_prefixes
 from gflowdial.search import SearchConfig, search
 from gflowdial.training.loop import train
 
+Found = TypeVar("Found")
 MOVES = range(10, 18)
 SMALL = {"vocab_size": 1000, "num_hidden_layers": 3, "pad_token_id": 0, "initializer_range": 0.05}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -52,7 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 ALLOWED = {"float32": 1e-3, "bfloat16": 0.25}
 """How far log P_F may be from the CPU's in float32, by dtype, in nats."""
-HEAD = ("what", "dtype", "attention", "largest difference to the CPU", "first step, s", "later step, s", "GiB", "right")
+HEAD = ("what", "dtype", "attention", "largest difference to the CPU", "first step, s", "later step, s", "MiB", "right")
 
 
 def prefixes(trees: int = 8, nodes: int = 40) -> PackedPrefixes:
@@ -95,6 +96,13 @@ def step_of(policy: LanguageModelPolicy, packed: PackedPrefixes, steps: int = 3)
     return first, seconds
 
 
+def measured(step: Callable[[], Found]) -> tuple[Found, float]:
+    """What a step returns, and how far memory rises during it, in MiB."""
+    found: list[Found] = []
+    mib = peak_extra_mib(lambda: found.append(step()))
+    return found[0], mib
+
+
 def policies(where: torch.device) -> Iterator[list[str]]:
     """A row per shape, dtype and attention."""
     packed = prefixes()
@@ -103,22 +111,11 @@ def policies(where: torch.device) -> Iterator[list[str]]:
             wanted = policy_of(family, torch.float32, "sdpa").eval()(packed).log_policy
         for dtype, attention in product(ALLOWED, ("sdpa", "flex")):
             policy = policy_of(family, getattr(torch, dtype), attention).to(where).eval()
-            with peak_gib(where) as gib:
-                found, seconds = step_of(policy, packed.to(where))
+            (found, seconds), mib = measured(partial(step_of, policy, packed.to(where)))
             off = float((found.cpu() - wanted).abs().max())
             what = f"{family}, {packed.num_tokens} tokens"
             times = f"{seconds[0]:.2f}", f"{min(seconds[1:]):.3f}"
-            yield [what, dtype, attention, f"{off:.1e}", *times, f"{gib[0]:.2f}", _yes(off <= ALLOWED[dtype])]
-
-
-@contextmanager
-def peak_gib(where: torch.device) -> Iterator[list[float]]:
-    """A list that gets the peak of memory on a GPU within the block, in GiB; 0 on a CPU."""
-    found: list[float] = []
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    yield found
-    found.append(torch.cuda.max_memory_allocated() / 2**30 if where.type == "cuda" else 0.0)
+            yield [what, dtype, attention, f"{off:.1e}", *times, f"{mib:.0f}", _yes(off <= ALLOWED[dtype])]
 
 
 def loss_on(where: torch.device) -> torch.Tensor:
@@ -178,13 +175,11 @@ def parts(where: torch.device) -> Iterator[list[str]]:
     """A row for each of `PARTS`."""
     for what, (part, allowed) in PARTS.items():
         wanted = part(torch.device("cpu"))
-        with peak_gib(where) as gib:
-            begun = time.perf_counter()
-            found = part(where).cpu()
-            finish()
-            first = time.perf_counter() - begun
+        begun = time.perf_counter()
+        there, mib = measured(partial(part, where))
+        found, first = there.cpu(), time.perf_counter() - begun
         off = float(((found - wanted).abs() / wanted.abs().clamp(min=1e-9)).max())
-        yield [what, "float32", "–", f"{off:.1e}, relative", f"{first:.2f}", "–", f"{gib[0]:.2f}", _yes(off <= allowed)]
+        yield [what, "float32", "–", f"{off:.1e}, relative", f"{first:.2f}", "–", f"{mib:.0f}", _yes(off <= allowed)]
 
 
 def cuda_tests() -> list[str]:
