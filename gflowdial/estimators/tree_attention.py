@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise ImportError("attention along prefixes needs the extra `lm`: pip install 'gflowdial[lm]'") from error
 
-__all__ = ["TreeMask", "Way", "decoder_of", "read_packed", "remember_tree_attention", "softly_capped"]
+__all__ = ["GPU_BLOCK", "TreeMask", "Way", "decoder_of", "read_packed", "remember_tree_attention", "softly_capped"]
 
 Way = Literal["sdpa", "flex", "own"]
 """As in `Attention`; ``"own"``: by the model's own attention, under a mask over all pairs."""
@@ -35,7 +35,7 @@ Way = Literal["sdpa", "flex", "own"]
 _NAME = "gflowdial_tree"
 _BLOCK = 128
 """Queries in a block: fewer make more and smaller products, more see keys that few of them need."""
-_GPU_BLOCK = 1024
+GPU_BLOCK = 1024
 """The same on a GPU, which loses more time to small products than to keys that few queries need."""
 _CAUSAL: Any = causal_mask_function
 _WITHOUT_EFFECT = frozenset({"position_ids", "position_embeddings", "cache_position", "use_cache", "output_attentions"})
@@ -214,7 +214,7 @@ def _along_tree(packed: PackedPrefixes, rule: Rule | None) -> Rule:
 def _query_blocks(packed: PackedPrefixes, rule: Rule | None, dtype: torch.dtype) -> list[QueryBlock]:
     seen_until, depth = packed.seen_until, packed.position_ids
     index = torch.arange(packed.num_tokens, device=seen_until.device)
-    size = _BLOCK if seen_until.device.type == "cpu" else _GPU_BLOCK
+    size = _BLOCK if seen_until.device.type == "cpu" else GPU_BLOCK
     blocks = []
     for start in range(0, packed.num_tokens, size):
         stop = min(start + size, packed.num_tokens)

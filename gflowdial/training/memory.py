@@ -1,4 +1,6 @@
-"""How many tokens of a forest a language model can train on at once, by its shape and the memory there is."""
+"""How many tokens of a forest a language model can train on at once, by its shape and the memory there is. Needs the
+extra ``lm``.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gflowdial.estimators.tree_attention import GPU_BLOCK
+
 __all__ = ["Plan", "Shape", "free_memory", "pass_bytes", "plan", "shape_of"]
 
-_BLOCK = 1024
-"""Queries that read the same keys at least, on a GPU."""
 _USABLE = 0.9
 """The share of free memory that is planned with; the rest is for what the allocator loses between tensors."""
 _GIB = 2**30
@@ -64,7 +66,7 @@ def pass_bytes(shape: Shape, tokens: int, longest: int, checkpointing: bool) -> 
         checkpointing: whether activations are computed anew.
     """
     size, hidden, inner = shape.itemsize, shape.hidden, shape.inner
-    layer = size * (10 * hidden + 4 * inner + shape.shared * min(longest + _BLOCK, tokens)) + 4 * 6 * hidden
+    layer = size * (10 * hidden + 4 * inner + shape.shared * min(longest + GPU_BLOCK, tokens)) + 4 * 6 * hidden
     if shape.adapted and size < 4:
         layer += 4 * (3 * hidden + inner)
     kept = shape.layers * size * hidden + layer if checkpointing else shape.layers * layer
