@@ -4,9 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from hypothesis import find, settings
 from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 
 from gflowdial import oracle, segments
 from gflowdial.forest import Forest
@@ -15,6 +13,7 @@ from gflowdial.segments import Segments
 from gflowdial.shapes import Tensor
 from gflowdial.testing.broken import BrokenLawError
 from gflowdial.testing.flows import Flow, number
+from gflowdial.testing.smallest import smallest_example
 from gflowdial.testing.strategies import forests
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ else:
     DrawFn = Callable
 
 Bound = Callable[[Tensor, Tensor, Forest], Tensor]
+Law = Callable[[Bound, Flow], str | None]
 
 SLACK = 1e-9
 """By how much rounding may take a bound below what it bounds."""
@@ -48,26 +48,15 @@ def check_certificate(bound: Bound, *, max_examples: int = 100) -> None:
     Raises:
         AssertionError: with the law, the smallest policy found against it, and the numbers.
     """
-    suspects = dict(_LAWS)
 
-    def breaks_one(policy: Flow) -> bool:
-        for name, law in suspects.items():
-            if law(bound, policy) is not None:
-                # From now on this law alone, so that shrinking stays with it.
-                suspects.clear()
-                suspects[name] = law
-                return True
-        return False
+    def breaks(law: Law) -> Callable[[Flow], bool]:
+        return lambda policy: law(bound, policy) is not None
 
-    try:
-        worst = find(
-            policies(),
-            breaks_one,
-            settings=settings(max_examples=max_examples, derandomize=True, database=None, deadline=None),
-        )
-    except NoSuchExample:
+    found = smallest_example(policies(), {name: breaks(law) for name, law in _LAWS.items()}, max_examples)
+    if found is None:
         return
-    name, law = suspects.popitem()
+    name, worst = found
+    law = _LAWS[name]
     raise BrokenLawError(f"the certificate breaks the law '{name}': {law(bound, worst)}\n{worst!r}")
 
 
@@ -130,7 +119,7 @@ def _first_beyond(distance: Tensor, found: Tensor, what: str) -> str | None:
     return f"of tree {tree} it is {number(float(found[tree]))}, the {what} is {number(float(distance[tree]))}."
 
 
-_LAWS: dict[str, Callable[[Bound, Flow], str | None]] = {
+_LAWS: dict[str, Law] = {
     "at least the total variation": _never_below,
     "zero for the exact policy": _zero_at_the_exact_policy,
     "log Z does not matter": _log_z_does_not_matter,

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hypothesis import Phase, find, settings
 from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 
 from gflowdial.forest import Forest
 from gflowdial.testing.flows import Flow
 from gflowdial.testing.large_forests import Family
 from gflowdial.testing.loss_cases import LossCase, Policies, case_on, loss_cases
+from gflowdial.testing.smallest import smallest_example
 
 
 @dataclass(frozen=True)
@@ -65,28 +64,14 @@ def smallest_against(
 def _drawn(
     laws: Mapping[str, Check], cases: st.SearchStrategy[LossCase], max_examples: int, shrink: bool
 ) -> Finding | None:
-    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
-    suspects = dict(laws)
+    def breaks(law: Check) -> Callable[[LossCase], bool]:
+        return lambda case: _broken(law, case) is not None
 
-    def breaks_one(case: LossCase) -> bool:
-        for name, law in suspects.items():
-            if _broken(law, case) is not None:
-                # From now on this law alone, so that shrinking stays with it.
-                suspects.clear()
-                suspects[name] = law
-                return True
-        return False
-
-    try:
-        case = find(
-            cases,
-            breaks_one,
-            settings=settings(max_examples=max_examples, derandomize=True, database=None, deadline=None, phases=phases),
-        )
-    except NoSuchExample:
+    found = smallest_example(cases, {name: breaks(law) for name, law in laws.items()}, max_examples, shrink=shrink)
+    if found is None:
         return None
-    name, law = suspects.popitem()
-    broken = _broken(law, case)
+    name, case = found
+    broken = _broken(laws[name], case)
     if broken is None:
         detail = "it was broken once, and kept when asked again: the loss is not deterministic."
         broken = (Violation(detail, case.flow), None)
