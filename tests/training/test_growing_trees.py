@@ -1,6 +1,6 @@
 """The trainer on trees that grow, its validation, its log and the best weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,61 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from letters import BRANCH, Letters, State, acting, tokens
 from random_trees import ACTIONS, encoded_tree
 from torch import Tensor
 from transformers import LlamaForCausalLM, set_seed
 
 from gflowdial import losses
 from gflowdial.estimators.language_model import LanguageModelPolicy
-from gflowdial.estimators.packing import pack_prefixes
-from gflowdial.search import SearchTree, Transition
+from gflowdial.search import SearchTree
 from gflowdial.training.methods import Method, method
 from gflowdial.training.rollouts import Rollouts, steps_of
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
 
 Build = Callable[[int], LlamaForCausalLM]
-State = tuple[int, ...]
-BRANCH = [5, 9]
 ROOTS: list[State] = [(20,), (21,), (22,)]
-
-
-class Letters:
-    """A state is the actions so far; three of them end it, and one action pays."""
-
-    num_actions = ACTIONS
-
-    def __init__(self) -> None:
-        self.steps = 0
-
-    def log_prior(self, states: Sequence[State]) -> NDArray[np.float64]:
-        return np.full((len(states), ACTIONS), -np.log(ACTIONS))
-
-    def step(self, states: Sequence[State], actions: NDArray[np.int64]) -> list[Transition[State]]:
-        self.steps += len(states)
-        after = [(*state, int(action)) for state, action in zip(states, actions, strict=True)]
-        return [Transition(state, float(state[-1] == 2), len(state) == 4) for state in after]
-
-    def trajectory_return(self, rewards: Sequence[float], state: State) -> float:  # noqa: ARG002
-        return float(np.mean(rewards))
-
-
-def tokens(tree: SearchTree[State]) -> list[list[int]]:
-    return [[20 + state[-1]] for state in tree.states]
 
 
 def make(build: Build, folder: Path, chosen: Method, **settings: Any) -> tuple[FlowTrainer, Letters]:
     set_seed(0)
-    world = Letters()
+    world = Letters(turns=3)
     model = LanguageModelPolicy.with_lora(build(0), range(10, 10 + ACTIONS), rank=4, alpha=8)
-
-    @torch.no_grad()
-    def act(states: Sequence[State]) -> NDArray[np.float64]:
-        packed = [
-            pack_prefixes(range(-1, len(s) - 1), [[20 + x] for x in s], [False] * (len(s) - 1) + [True], BRANCH)
-            for s in states
-        ]
-        return np.concatenate([model(each).log_policy.double().log_softmax(-1).numpy() for each in packed])
 
     options = {"number": 2, "seed": 3, "replay": 4} | settings.pop("rollouts", {})
     defaults = {"num_train_epochs": 2.0, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
@@ -78,7 +43,7 @@ def make(build: Build, folder: Path, chosen: Method, **settings: Any) -> tuple[F
         branch=BRANCH,
         temperature=0.1,
         untried=chosen.untried,
-        rollouts=Rollouts(world, act, **options),
+        rollouts=Rollouts(world, acting(model), **options),
         on_policy=chosen.on_policy,
         steps_per_rollout=chosen.steps_per_rollout,
         **extra,
@@ -147,7 +112,7 @@ def test_rollouts_follow_the_present_weights(tiny_llama: Build, tmp_path: Path) 
 
 @pytest.mark.parametrize("replay", [0, 3])
 def test_a_step_looks_at_new_trajectories_and_at_some_old_ones(replay: int) -> None:
-    world = Letters()
+    world = Letters(turns=3)
     rollouts = Rollouts(world, world.log_prior, number=3, seed=1, replay=replay)
     (before,) = rollouts.grown([SearchTree.begin(ROOTS[:1], ACTIONS)], 0)
     (after,) = rollouts.grown([before], 1)
@@ -160,7 +125,7 @@ def test_a_step_looks_at_new_trajectories_and_at_some_old_ones(replay: int) -> N
 
 
 def test_replay_prefers_what_earned_more() -> None:
-    rollouts = Rollouts(Letters(), Letters().log_prior, number=60, seed=1, replay=10, priority=9.0)
+    rollouts = Rollouts(Letters(turns=3), Letters(turns=3).log_prior, number=60, seed=1, replay=10, priority=9.0)
     (tree,) = rollouts.grown([SearchTree.begin(ROOTS[:1], ACTIONS)], 0)
     rollouts = replace(rollouts, number=0)
     draws = [tree.select(rollouts.drawn(tree, tree, step)) for step in range(200)]
@@ -195,7 +160,7 @@ def test_the_log_has_terms_validation_and_measures_and_the_best_weights_are_kept
     tiny_llama: Build, tmp_path: Path
 ) -> None:
     validation = SearchTree.begin([(23,)], ACTIONS)
-    (validation,) = Rollouts(Letters(), Letters().log_prior, number=8).grown([validation], 0)
+    (validation,) = Rollouts(Letters(turns=3), Letters(turns=3).log_prior, number=8).grown([validation], 0)
     chosen = Method(losses.Sum(balance="detailed_balance", cloning="behaviour_cloning"))
     trainer, _ = make(
         tiny_llama,

@@ -94,7 +94,11 @@ def test_two_processes_end_as_one_does_for_every_method(tmp_path: Path) -> None:
         script,
         str(tmp_path),
     ]
-    surroundings = os.environ | {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    surroundings = os.environ | {
+        "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(launch, cwd=root, env=surroundings, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-5000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -2,25 +2,22 @@
 
 ::
 
-    torchrun --nproc-per-node=2 tests/training/two_processes.py FOLDER
+    PYTHONPATH=.:tests torchrun --nproc-per-node=2 tests/training/two_processes.py FOLDER
 """
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from letters import BRANCH, Letters, acting, tokens
 from random_trees import ACTIONS, encoded_tree
+from small_llama import small_llama
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
 from gflowdial.estimators.language_model import LanguageModelPolicy
-from gflowdial.estimators.packing import pack_prefixes
-from gflowdial.search import SearchTree, Transition
+from gflowdial.search import SearchTree
 from gflowdial.training.methods import method, method_names
 from gflowdial.training.rollouts import Rollouts
 from gflowdial.training.trainer import FlowTrainer, FlowTrainingArguments
@@ -29,39 +26,10 @@ BATCH = 4
 # Batches of 4, 4 and 1 tree: in the last one a process has no tree of its own.
 TREES = [encoded_tree(seed, 4 + seed % 5) for seed in range(9)]
 TOKENS = {id(each.tree): each.tokens for each in TREES}
-BRANCH = [5, 9]
-State = tuple[int, ...]
-
-
-class Letters:
-    """A state is the actions so far; two of them end it, and one action pays."""
-
-    num_actions = ACTIONS
-
-    def log_prior(self, states: Sequence[State]) -> NDArray[np.float64]:
-        return np.full((len(states), ACTIONS), -np.log(ACTIONS))
-
-    def step(self, states: Sequence[State], actions: NDArray[np.int64]) -> list[Transition[State]]:
-        after = [(*state, int(action)) for state, action in zip(states, actions, strict=True)]
-        return [Transition(state, float(state[-1] == 2), len(state) == 3) for state in after]
-
-    def trajectory_return(self, rewards: Sequence[float], state: State) -> float:  # noqa: ARG002
-        return float(np.mean(rewards))
 
 
 def policy() -> LanguageModelPolicy:
-    set_seed(0)
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        pad_token_id=0,
-    )
-    made = LanguageModelPolicy.with_lora(LlamaForCausalLM(config).eval(), range(10, 10 + ACTIONS), rank=4, alpha=8)
+    made = LanguageModelPolicy.with_lora(small_llama(0), range(10, 10 + ACTIONS), rank=4, alpha=8)
     with torch.no_grad():
         # At the reference itself a hinge on the distance from it has the gradient of rounding.
         for parameter in made.parameters():
@@ -110,23 +78,15 @@ def on_trees(name: str, folder: Path, **settings: Any) -> FlowTrainer:
 def by_rollouts(name: str, folder: Path, **settings: Any) -> FlowTrainer:
     chosen, model = method(name), policy()
 
-    @torch.no_grad()
-    def act(states: Sequence[State]) -> NDArray[np.float64]:
-        packed = [
-            pack_prefixes(range(-1, len(s) - 1), [[20 + x] for x in s], [False] * (len(s) - 1) + [True], BRANCH)
-            for s in states
-        ]
-        return np.concatenate([model(each).log_policy.double().log_softmax(-1).numpy() for each in packed])
-
     return FlowTrainer(
         model,
         arguments(folder, **settings),
         chosen.loss,
         [SearchTree.begin([(20 + root,)], ACTIONS) for root in range(9)],
-        tokens=lambda tree: [[20 + state[-1]] for state in tree.states],
+        tokens=tokens,
         branch=BRANCH,
         temperature=0.25,
-        rollouts=Rollouts(Letters(), act, number=2, seed=3, replay=2),
+        rollouts=Rollouts(Letters(turns=2), acting(model), number=2, seed=3, replay=2),
         on_policy=chosen.on_policy,
         steps_per_rollout=chosen.steps_per_rollout,
     )
