@@ -54,8 +54,7 @@ def lifted_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def lifted(values: Tensor) -> Tensor:
     """``values`` in `lifted_dtype`, themselves where that is their own. Differentiable."""
-    dtype = values.dtype
-    return values.float() if dtype.itemsize < 4 and dtype.is_floating_point else values
+    return values.to(lifted_dtype(values.dtype))
 
 
 def rounding(dtype: torch.dtype, least: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch.autograd import forward_ad
 
 from gflowdial.forest import Forest
-from gflowdial.numerics import check_length, check_vector, first_true, precise_dtype
+from gflowdial.numerics import check_length, check_vector, first_true, lifted_dtype, precise_dtype
 from gflowdial.segments import Segments
 from gflowdial.shapes import Float, Int, Tensor
 
@@ -111,7 +111,7 @@ def path_ratio(log_pf: Tensor, log_pb: Tensor | None, forest: Forest) -> Float[T
 
 def loss_dtype(values: Tensor) -> torch.dtype:
     """The dtype of a loss of ``values``: their own, or float32 if that is wider."""
-    return torch.promote_types(values.dtype, torch.float32)
+    return lifted_dtype(values.dtype)
 
 
 def transformed(*values: Tensor | None) -> bool:
